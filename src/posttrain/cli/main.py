@@ -1,45 +1,105 @@
 """The `posttrain` command: one file per subcommand, imported only when that subcommand runs."""
 
 import importlib
+import json
+import os
+import signal
 import sys
+import traceback
 from typing import Any
 
-import click
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
-from posttrain.errors import PosttrainError
+import posttrain
+from posttrain.errors import ConfigError, PosttrainError, suggest
 
 COMMANDS = {
     "init": "Write a recipe, suite, policy and data sample to edit.",
-    "run": "Run a recipe from start model to gate and report.",
-    "check": "Check data: masks, lengths, truncation, duplicates, contamination.",
+    "run": "Run a recipe: from a start model to the gate and its report.",
+    "check": "Check data: masks, lengths, truncations, duplicates.",
     "contract": "Freeze, check and diff the chat contract of a model.",
     "sft": "Supervised fine-tuning, full or LoRA.",
-    "generate": "Generate answers for prompts in a file.",
+    "generate": "Generate answers for the prompts in a file.",
     "chat": "Talk to a model in the terminal.",
     "eval": "Run a suite on a model.",
-    "gate": "Judge a candidate's results against a version in service.",
-    "suite": "Freeze and check evaluation suites.",
+    "gate": "Judge a candidate's results against the version in service.",
+    "suite": "Freeze, check and show evaluation suites.",
     "lineage": "Show, diff and verify what things were made from.",
-    "models": "Add, list, merge and inspect models.",
+    "models": "Add, list, inspect and merge models.",
 }
 
 
 class LazyGroup(TyperGroup):
-    """Loads ``posttrain.cli.<name>`` when asked for it, so that ``--help`` starts fast."""
+    """Imports ``posttrain.cli.<name>`` only to run it, so that ``--help`` starts in a fraction of a second."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def list_commands(self, ctx: Any) -> list[str]:
         """Names in the order of :data:`COMMANDS`."""
         return list(COMMANDS)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The real command when it is about to run; a light stand-in while the top-level help is printed."""
-        if cmd_name not in COMMANDS:
-            return None
-        if ctx.protected_args or ctx.args or not ctx.resilient_parsing and cmd_name in sys.argv[1:]:
-            module = importlib.import_module(f"posttrain.cli.{cmd_name.replace('-', '_')}")
-            command: click.Command = typer.main.get_command(module.app)
-            command.name = cmd_name
-            return command
-        return click.Command(cmd_name, help=COMMANDS[cmd_name])
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """A light stand-in that carries the one-line help."""
+        return TyperCommand(cmd_name, help=COMMANDS[cmd_name]) if cmd_name in COMMANDS else None
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The real command, imported now; an unknown name is answered with the nearest known one."""
+        name = args[0]
+        if name.startswith("-"):
+            return super().resolve_command(ctx, args)
+        if name not in COMMANDS:
+            raise ConfigError(f"unknown command '{name}'", hint=suggest(name, COMMANDS))
+        module = importlib.import_module(f"posttrain.cli.{name}")
+        entry = getattr(module, "app", None)
+        if entry is None:
+            entry = typer.Typer(rich_markup_mode=None, add_completion=False)
+            entry.command()(getattr(module, name))
+        command: Any = typer.main.get_command(entry)
+        command.name = name
+        return name, command, args[1:]
+
+
+app = typer.Typer(
+    cls=LazyGroup,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Example: posttrain run recipes/tiny.yaml  ·  exit codes: 0 done or ship, 1 a check or gate says no, "
+    "2 bad usage, configuration, data or contract, 3 infrastructure or crash, 4 inconclusive",
+)
+
+
+def _print_version(value: bool) -> None:
+    if value:
+        print(posttrain.__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: bool = typer.Option(False, "--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
+) -> None:
+    """Take a start model to a gated assistant, and prove at each step that it got better."""
+
+
+def main() -> None:
+    """Entry point: user mistakes print one message and no traceback; the exit code says what kind it was."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        app()
+    except PosttrainError as error:
+        if "--json" in sys.argv:
+            print(json.dumps({"error": error.message, "hint": error.hint, "exit_code": error.exit_code}))
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("interrupted: the same command goes on where it was", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(0)
+    except Exception:
+        traceback.print_exc()
+        print("error: this is a defect in posttrain, not in your input; nothing finished is lost. Please report the lines above.", file=sys.stderr)
+        sys.exit(3)

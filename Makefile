@@ -1,0 +1,50 @@
+# `make demo` sets everything up and runs the main job; `make test` sets everything up and runs the tests.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: demo tiny test check format bench docs clean
+
+demo: $(VENV)/.run  ## the main job: SmolLM2-135M and TAT-QA reports, from the start model to a gated assistant
+	$(BIN)/posttrain run recipes/finops.yaml
+
+tiny: $(VENV)/.run  ## the same stairs in under 90 seconds with a tiny model trained from scratch
+	$(BIN)/posttrain run recipes/tiny.yaml
+
+test: $(VENV)/.dev  ## all tests; says what it skipped and why
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup -rs --durations=15
+
+check: $(VENV)/.dev  ## style, strict types, import layers, docs against the code
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python docs/commands.py --check
+
+docs: $(VENV)/.dev  ## write docs/commands.md from the commands' own help
+	$(BIN)/python docs/commands.py
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.dev  ## ours beside the peers; prints the ratios (long)
+	$(BIN)/python benchmarks/run.py
+
+$(VENV)/.venv:
+	$(PYTHON) -c 'import sys; sys.exit("posttrain needs Python 3.11 or newer, found " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	touch $@
+
+$(VENV)/.run: $(VENV)/.venv pyproject.toml constraints.txt
+	$(PIP) install --quiet --constraint constraints.txt --editable .
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.venv pyproject.toml constraints.txt
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[dev,qlora,mlflow,peers]'
+	touch $@ $(VENV)/.run
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache
