@@ -1,0 +1,157 @@
+"""A recipe: one file from the start model to the gate, validated before anything runs."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from posttrain.config import Config, apply_overrides, parse, read_yaml
+from posttrain.errors import ConfigError, suggest
+from posttrain.stages import STAGES
+
+
+class TinyStart(Config):
+    """A tiny Llama with random weights and a tokenizer trained on the recipe's own data: for learning the ropes and for tests."""
+
+    vocabulary_size: int = Field(1024, ge=300, le=32768)
+    """Entries of the byte-level BPE vocabulary."""
+    hidden_size: int = Field(128, ge=16, le=1024)
+    """Width of the residual stream."""
+    num_layers: int = Field(4, ge=1, le=32)
+    """Decoder layers."""
+    num_heads: int = Field(4, ge=1, le=32)
+    """Attention heads (key/value heads are half of them)."""
+    context_length: int = Field(512, ge=64, le=8192)
+    """Longest sequence in tokens."""
+
+
+class StartModel(Config):
+    """Where the recipe starts: a model by path, hub id or known name, or a tiny one made on the spot."""
+
+    path: str = ""
+    """A folder, a GGUF file, a hub id or a known name such as smollm2-135m."""
+    tiny: TinyStart | None = None
+    """Make a tiny model instead."""
+
+    @model_validator(mode="after")
+    def _one_of(self) -> "StartModel":
+        if bool(self.path) == (self.tiny is not None):
+            raise ValueError("give either a path or `tiny: {...}`")
+        return self
+
+
+class CurationSettings(Config):
+    """Duplicates and contamination, before any training."""
+
+    drop_duplicates: bool = True
+    """Remove exact and near duplicates from the training data (they are listed in the report either way)."""
+    near_duplicate_jaccard: float = Field(0.85, gt=0, le=1)
+    """Shingle overlap from which two rows count as near duplicates."""
+    ngram: int = Field(13, ge=5, le=50)
+    """Tokens in a row that must agree for a training row to be called contaminated by a suite case."""
+    waiver: str = ""
+    """Go on in spite of contamination, for this written reason (recorded in the lineage)."""
+
+
+class EvaluationSettings(Config):
+    """How the recipe's evaluations generate. What is generated (temperature, length) is the suite's business."""
+
+    batch_size: int = Field(16, ge=1, le=512)
+    """Rows decoded together."""
+    dtype: str = Field("auto", pattern="^(auto|float32|bfloat16)$")
+    """Arithmetic of the generator."""
+
+
+class StageEntry(Config):
+    """One training stage: its kind and settings, what it is meant to move, what must not suffer."""
+
+    kind: str
+    settings: dict[str, Any]
+    target: str = ""
+    """The metric this stage is meant to move."""
+    guardrails: tuple[str, ...] = ()
+    """Metrics that must not suffer."""
+
+
+class Recipe(Config):
+    """The whole file. Paths are relative to ``root``, which is relative to the recipe's own folder."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")
+    """Names the output folder: small letters, digits, - and _."""
+    root: str = "."
+    """Folder the other paths start from, seen from the recipe's folder."""
+    model: StartModel
+    """The start model: a string is short for {path: ...}."""
+    policy: str
+    """The written rules, versioned."""
+    suites: tuple[str, ...] = Field(min_length=1)
+    """Evaluation suites, written and frozen before training: a recipe without one is refused."""
+    gate: str
+    """The release criteria."""
+    seed: int = Field(17, ge=0, lt=2**31)
+    """Decides every random choice of the run."""
+    curation: CurationSettings = CurationSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+    stages: tuple[StageEntry, ...] = Field(min_length=1)
+    """Training stages in order."""
+    loggers: tuple[str, ...] = ("jsonl",)
+    """Where curves go: jsonl, mlflow."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_forms(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        data = dict(data)
+        if isinstance(data.get("model"), str):
+            data["model"] = {"path": data["model"]}
+        if isinstance(data.get("stages"), list):
+            data["stages"] = [_stage(entry, number) for number, entry in enumerate(data["stages"])]
+        return data
+
+
+def _stage(entry: Any, number: int) -> Any:
+    """``{sft: {...}, target: x}`` -> the fields of :class:`StageEntry`."""
+    if not isinstance(entry, dict) or "kind" in entry:
+        return entry
+    extras = {key: value for key, value in entry.items() if key in ("target", "guardrails")}
+    kinds = [key for key in entry if key not in extras]
+    if len(kinds) != 1:
+        raise ValueError(f"stages.{number}: expected one stage kind ({', '.join(STAGES)}), found {kinds}")
+    return {"kind": kinds[0], "settings": entry[kinds[0]] or {}, **extras}
+
+
+class LoadedRecipe(Config):
+    """A recipe with its place: ``path`` the file, ``root`` the folder its paths start from."""
+
+    recipe: Recipe
+    path: Path
+    root: Path
+
+    def at(self, path: str) -> Path:
+        """A path of the recipe as an absolute one."""
+        return (self.root / path).resolve()
+
+    def model_source(self) -> str:
+        """The start model as ``add_model`` takes it: a path of the recipe where one exists, else the name or hub id."""
+        source = self.recipe.model.path
+        return str(self.at(source)) if self.at(source).exists() else source
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
+    """Read, override and validate a recipe with everything it names; raises ConfigError before anything runs."""
+    file = Path(path).resolve()
+    data = apply_overrides(read_yaml(path), overrides)
+    if "suites" not in data or not data["suites"]:
+        raise ConfigError(f"{path}: no suite: evals come first", hint="write a suite (`posttrain init` shows one) and name it under `suites:`")
+    recipe = parse(Recipe, data, where=str(path))
+    loaded = LoadedRecipe(recipe=recipe, path=file, root=(file.parent / recipe.root).resolve())
+    for number, entry in enumerate(recipe.stages):
+        if entry.kind not in STAGES:
+            raise ConfigError(f"{path}: stages.{number}: unknown stage '{entry.kind}'", hint=suggest(entry.kind, STAGES))
+        STAGES.get(entry.kind).parse(entry.settings, where=f"{path}: stages.{number}.{entry.kind}")
+    for field, value in (("policy", recipe.policy), ("gate", recipe.gate), *(("suites", suite) for suite in recipe.suites)):
+        if not loaded.at(value).is_file():
+            raise ConfigError(f"{path}: {field}: {loaded.at(value)}: no such file", hint="paths start from `root`, seen from the recipe's folder")
+    return loaded
