@@ -1,0 +1,151 @@
+"""What every training benchmark shares: the length mix, model shapes, memory probes, interleaved timing.
+
+Length mix: prompt words clip(lognormal(ln 80, 0.8), 20, 400), completion words clip(lognormal(ln 60, 0.8), 10, 300), invented words of one to a
+few tokens, ChatML. Only ratios from one process count: both sides take turns, the order is reversed every step, and the best step is compared.
+"""
+
+import gc
+import json
+import math
+import os
+import platform
+import statistics
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+warnings.filterwarnings("ignore")
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+
+CHATML = (
+    "{% for message in messages %}{% if message['role'] == 'assistant' %}<|im_start|>assistant\n"
+    "{% generation %}{{ message['content'] }}<|im_end|>{% endgeneration %}\n"
+    "{% else %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+SHAPES = {
+    "tiny": {"hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 688, "vocab_size": 4096},
+    "m135": {"hidden_size": 576, "num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3, "intermediate_size": 1536, "vocab_size": 49152},
+}
+
+
+def vocabulary(count: int = 3000) -> list[str]:
+    """Pronounceable invented words, always the same."""
+    rng = np.random.default_rng(0)
+    found: dict[str, None] = {}
+    while len(found) < count:
+        syllables = rng.choice([1, 2, 2, 3, 3, 4])
+        found["".join(rng.choice(list("bcdfghjklmnprstvz")) + rng.choice(list("aeiou")) for _ in range(syllables))] = None
+    return sorted(found)
+
+
+class LengthMix:
+    """Draws conversations with the length mix above."""
+
+    def __init__(self, seed: int) -> None:
+        self._rng = np.random.default_rng(seed)
+        self._words = vocabulary()
+        weights = 1 / np.arange(1, len(self._words) + 1) ** 0.9
+        self._weights = weights / weights.sum()
+
+    def text(self, count: int) -> str:
+        return " ".join(self._words[i] for i in self._rng.choice(len(self._words), count, p=self._weights))
+
+    def _length(self, median: float, low: int, high: int) -> int:
+        return int(np.clip(math.exp(self._rng.normal(math.log(median), 0.8)), low, high))
+
+    def example(self) -> dict[str, list[dict[str, str]]]:
+        """{"prompt": [...], "completion": [...]} in the conversational form TRL takes too."""
+        prompt, completion = self.text(self._length(80, 20, 400)), self.text(self._length(60, 10, 300))
+        return {"prompt": [{"role": "user", "content": prompt}], "completion": [{"role": "assistant", "content": completion}]}
+
+
+def build_tokenizer() -> Any:
+    """A byte-level BPE of 4,096 entries trained on the same invented words."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    mix = LengthMix(0)
+    trainer = trainers.BpeTrainer(
+        vocab_size=4096,
+        special_tokens=["<|pad|>", "<|im_start|>", "<|im_end|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator([mix.text(200) for _ in range(1500)] + [" ".join(vocabulary())] * 3, trainer)
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<|pad|>", eos_token="<|im_end|>")
+    fast.chat_template = CHATML
+    return fast
+
+
+def build_model(size: str, seed: int = 0) -> Any:
+    """A random Llama of the named shape in float32."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        **SHAPES[size], tie_word_embeddings=True, max_position_embeddings=2048, pad_token_id=0, eos_token_id=2, bos_token_id=None, rms_norm_eps=1e-5
+    )
+    return LlamaForCausalLM(config)
+
+
+def peak_memory_gb() -> float:
+    """Highest resident memory of this process so far, GB."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM"):
+            return int(line.split()[1]) / 1024**2
+    return float("nan")
+
+
+def interleave(sides: Mapping[str, Callable[[int], Any]], steps: int, *, warmup: int = 1) -> dict[str, list[float]]:
+    """Seconds of every step of every side, taking turns in one process."""
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    names = list(sides)
+    for step in range(-warmup, steps):
+        for name in names if step % 2 == 0 else names[::-1]:
+            gc.collect()
+            begin = time.perf_counter()
+            sides[name](max(step, 0))
+            took = time.perf_counter() - begin
+            if step >= 0:
+                seconds[name].append(took)
+            print(f"  step {step} {name}: {took:.2f} s", flush=True)
+    return seconds
+
+
+def summary(seconds: Mapping[str, list[float]], peer: str) -> dict[str, dict[str, float]]:
+    """Best and median seconds, and the peer's over each (best over best, median over median)."""
+    best, median = min(seconds[peer]), statistics.median(seconds[peer])
+    return {
+        name: {
+            "best_s": round(min(values), 3),
+            "median_s": round(statistics.median(values), 3),
+            "ratio_best": round(best / min(values), 2),
+            "ratio_median": round(median / statistics.median(values), 2),
+        }
+        for name, values in seconds.items()
+    }
+
+
+def machine() -> str:
+    """CPU model, threads and torch version."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+    flags = next((line for line in lines if line.startswith("flags")), "")
+    bf16 = "amx" if "amx_bf16" in flags else "avx512_bf16" if "avx512_bf16" in flags else "none"
+    return f"{model}, {torch.get_num_threads()} threads, bf16 hardware: {bf16}, torch {torch.__version__}"
+
+
+def report(name: str, **values: Any) -> None:
+    """One line of JSON per result, for people and for `benchmarks/run.py`."""
+    print("RESULT " + json.dumps({"benchmark": name, "machine": machine(), **values}), flush=True)
