@@ -1,1 +1,26 @@
+"""The one engine: plan, step, accumulation, schedule, checkpoint, resume, several processes."""
 
+from posttrain.training.distributed import World, open_world
+from posttrain.training.items import Microbatch, TrainingItem
+from posttrain.training.loop import train
+from posttrain.training.plan import BatchPlan, build_plan
+from posttrain.training.report import Evaluation, Progress, Quiet, StepReport, TrainResult
+from posttrain.training.settings import TrainingSettings
+from posttrain.training.step import LossFunction
+
+__all__ = [
+    "BatchPlan",
+    "Evaluation",
+    "LossFunction",
+    "Microbatch",
+    "Progress",
+    "Quiet",
+    "StepReport",
+    "TrainResult",
+    "TrainingItem",
+    "TrainingSettings",
+    "World",
+    "build_plan",
+    "open_world",
+    "train",
+]

@@ -1,0 +1,41 @@
+"""What a run is a run of: the parts a checkpoint is compared with before it is used."""
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from posttrain.models import Policy
+from posttrain.training.plan import BatchPlan
+from posttrain.training.settings import TrainingSettings
+
+_SAMPLES = 4096  # values looked at in each tensor: enough to tell two models apart without reading gigabytes
+
+
+def run_identity(
+    policy: Policy, settings: TrainingSettings, plan: BatchPlan, data: str, contract_record: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Contract, data, model and settings as plain JSON. Call it before anything was trained: it looks at the start weights."""
+    return {
+        "contract": {"hash": contract_record.get("hash", "")},
+        "settings": settings.dump(),
+        "data": {"steps": plan.num_steps, "content": data, "order": plan.hash},
+        "model": {
+            "compute_dtype": str(policy.compute_dtype).removeprefix("torch."),
+            "trainable_tensors": len(policy.trainable()),
+            "trainable_parameters": sum(parameter.numel() for parameter in policy.trainable().values()),
+            "start_weights": weights_fingerprint(policy),
+        },
+    }
+
+
+def weights_fingerprint(policy: Policy) -> str:
+    """SHA-256 over names, shapes, dtypes and up to 4,096 evenly spaced values of every parameter."""
+    digest = hashlib.sha256()
+    for name, parameter in policy.model.named_parameters():
+        flat = parameter.detach().reshape(-1)
+        sample = flat[:: max(1, flat.numel() // _SAMPLES)].contiguous().cpu()
+        digest.update(f"{name}{tuple(parameter.shape)}{parameter.dtype}".encode())
+        digest.update(sample.view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
