@@ -1,0 +1,114 @@
+"""Find and open model folders. Remote code is never trusted, and nothing here reaches the network."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from posttrain.errors import ModelError, suggest
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "contract.json",
+)
+
+
+def model_cache() -> Path:
+    """Where ``posttrain models add`` keeps models: ``$POSTTRAIN_HOME/models``, else ``~/.cache/posttrain/models``."""
+    home = os.environ.get("POSTTRAIN_HOME")
+    return (Path(home) if home else Path.home() / ".cache" / "posttrain") / "models"
+
+
+def find_model(source: str | Path) -> Path:
+    """The folder ``source`` means: itself, or the cached model of that name. Raises ModelError saying what was looked for and where."""
+    folder, cached = Path(source).expanduser(), model_cache() / str(source)
+    for candidate in (folder, cached):
+        if (candidate / "config.json").is_file():
+            weights = [*candidate.glob("*.safetensors"), *candidate.glob("pytorch_model*.bin")]
+            if not weights:
+                raise ModelError(f"{candidate}: config.json but no weights (*.safetensors)", hint="copy the model's weight files there")
+            return candidate
+    names = [entry.name for entry in model_cache().glob("*") if (entry / "config.json").is_file()]
+    if (folder / "adapter_config.json").is_file():
+        raise ModelError(f"{folder} is an adapter, not a model", hint="give the base model as the model and this folder as the adapter")
+    seen = "a file" if folder.is_file() else "a folder without config.json" if folder.is_dir() else "not there"
+    raise ModelError(
+        f"'{source}' is no model: looked for {folder / 'config.json'} ({folder} is {seen}) and {cached / 'config.json'}",
+        hint=f"`posttrain models add {source}` fetches or converts one; cached {suggest(str(source), names)}",
+    )
+
+
+def check_adapter(path: str | Path) -> Path:
+    """The adapter folder, or ModelError saying which file is missing."""
+    folder = Path(path).expanduser()
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        if not (folder / name).is_file():
+            raise ModelError(f"'{path}' is no adapter: {folder / name} is missing", hint="give a folder written by PEFT or `posttrain sft`")
+    return folder
+
+
+def choose_dtype(dtype: str, device: str | torch.device = "cpu") -> torch.dtype:
+    """Resolve "auto": bfloat16 on CUDA that has it and on CPUs with AMX or AVX512-BF16 products, else float32."""
+    if dtype != "auto":
+        return DTYPES[dtype]
+    if torch.device(device).type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
+    capabilities = torch.cpu.get_capabilities()
+    return torch.bfloat16 if capabilities.get("amx_bf16") or capabilities.get("avx512_bf16") else torch.float32
+
+
+def load_model(path: Path, dtype: torch.dtype, *, quantization: str | None = None, attention: str = "sdpa") -> Any:
+    """A stock causal language model from a local folder; ModelError with the library's own words when it cannot be read."""
+    from transformers import AutoModelForCausalLM
+
+    options: dict[str, Any] = {}
+    if quantization == "nf4":
+        from posttrain.models.quantization import nf4_config
+
+        options["quantization_config"] = nf4_config(dtype)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, attn_implementation=attention, local_files_only=True, **options)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise ModelError(f"{path}: the model cannot be read: {error}", hint="it must be a Hugging Face causal language model") from error
+    if quantization == "nf4":
+        from posttrain.models.quantization import keep_weights_unpacked
+
+        keep_weights_unpacked(model)
+    return model
+
+
+def load_for_inference(
+    model_path: str | Path,
+    adapter_path: str | Path | None = None,
+    dtype: str = "auto",
+    *,
+    device: str | torch.device = "cpu",
+    merge: bool = False,
+    attention: str = "sdpa",
+) -> Any:
+    """A stock model in eval mode, with its own attention, for generation; ``merge`` folds the adapter into the weights (in the given dtype)."""
+    model = load_model(find_model(model_path), choose_dtype(dtype, device), attention=attention)
+    if adapter_path is not None:
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(model, str(check_adapter(adapter_path)), autocast_adapter_dtype=False)
+        if merge:
+            model = model.merge_and_unload()
+    return model.to(device).eval()
+
+
+def tokenizer_files(folder: str | Path) -> list[Path]:
+    """The tokenizer's files in a model or adapter folder (or cached model), those that are there."""
+    place = Path(folder).expanduser()
+    if not place.is_dir():
+        place = find_model(folder)
+    return [place / name for name in TOKENIZER_FILES if (place / name).is_file()]
