@@ -1,0 +1,193 @@
+"""The chat contract: template, tokenizer and special tokens under one hash; the one rule T(messages) -> text -> token ids."""
+
+import functools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from importlib.metadata import version
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from posttrain.chat.golden import SCHEMA, GoldenConversation, describe_difference, golden_renderings
+from posttrain.chat.identity import chat_special_tokens, identity_hashes, plain_backend
+from posttrain.chat.rendering import TEMPLATE_DATE, TemplateRenderer
+from posttrain.chat.supervision import MaskKind, Span, SpanFinder, derive_turn_ends, mask_tokens, supervised_turns
+from posttrain.config.files import write_json
+from posttrain.errors import ContractError
+from posttrain.records import Demonstration, Message, TokenSequence
+
+CONTRACT_FILE = "contract.json"
+_BATCH = 256
+Tools = Sequence[Mapping[str, Any]]
+
+
+class ChatContract:
+    """T(messages) -> text -> ids, used by training, evaluation and generation alike.
+
+    ``tokenizer`` is the Hugging Face tokenizer, ``template`` its Jinja text, ``eos_token_ids`` the ids that end an assistant turn
+    (derived by rendering the template, the tokenizer's EOS added). The template alone writes special tokens: nothing adds a BOS.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, template: str | None = None) -> None:
+        self.tokenizer = tokenizer
+        self.template = template if template is not None else _template_of(tokenizer)
+        self._backend = plain_backend(tokenizer)
+        self._special_tokens = chat_special_tokens(tokenizer, self.template)
+        self._settings = {"date": TEMPLATE_DATE} if "strftime_now" in self.template else {}
+        self._renderer = TemplateRenderer(self.template, self._special_tokens)
+        added = self._backend.get_added_tokens_decoder()
+        self._added_ids = frozenset(added)
+        ends = derive_turn_ends(self._renderer, [token.content for token in added.values() if token.special])
+        self._spans = SpanFinder(self._renderer, ends)
+        ids = [self._backend.token_to_id(end.token) for end in ends] + [tokenizer.eos_token_id]
+        self.eos_token_ids: tuple[int, ...] = tuple(dict.fromkeys(i for i in ids if i is not None))
+
+    @functools.cached_property
+    def hashes(self) -> dict[str, str]:
+        """``hash`` and the hash of each part: template, tokenizer, special_tokens, settings."""
+        return identity_hashes(self.template, self._backend, self._special_tokens, self._settings)
+
+    @property
+    def hash(self) -> str:
+        """``chat:<sha256>`` of everything that decides text or ids; the same for every file layout that means the same."""
+        return self.hashes["hash"]
+
+    def render(self, messages: Sequence[Message], *, tools: Tools = (), add_generation_prompt: bool = False) -> str:
+        """The text of a conversation. Raises ContractError where the template refuses it."""
+        return self._renderer.render(messages, tools=tools, add_generation_prompt=add_generation_prompt)
+
+    def encode(self, messages: Sequence[Message], *, tools: Tools = (), add_generation_prompt: bool = False) -> NDArray[np.int32]:
+        """int32 [token]: the ids of :meth:`render`. No second BOS: only the template writes special tokens."""
+        text = self.render(messages, tools=tools, add_generation_prompt=add_generation_prompt)
+        return np.array(self._backend.encode(text, add_special_tokens=False).ids, dtype=np.int32)
+
+    def supervise(self, demonstration: Demonstration, *, mask: MaskKind = "assistant", index: int = -1) -> TokenSequence:
+        """Ids and mask of a demonstration.
+
+        ``mask``: ``"assistant"`` every assistant turn; ``"completion"`` the assistant turns after the last user message (a tool
+        trajectory's calls and its final answer); ``"last"`` the last assistant turn alone. A turn is what the model generates: what
+        follows the generation prompt, tool-call arguments included, up to and with the end-of-turn token. System, user and tool
+        messages and the generation prompt are never supervised. Raises ContractError, naming the row, when the mask cannot be
+        derived exactly.
+        """
+        return next(self.supervise_many([demonstration], mask=mask, first_index=index))
+
+    def supervise_many(
+        self, demonstrations: Iterable[Demonstration], *, mask: MaskKind = "assistant", first_index: int = 0
+    ) -> Iterator[TokenSequence]:
+        """:meth:`supervise` for a stream, encoded in batches; rows are numbered from ``first_index``."""
+        rows = iter(demonstrations)
+        while batch := list(islice(rows, _BATCH)):
+            located = [self._locate(row, mask, first_index + i) for i, row in enumerate(batch)]
+            encodings = self._backend.encode_batch([text for text, _ in located], add_special_tokens=False)
+            for i, (encoding, (_, spans)) in enumerate(zip(encodings, located, strict=True)):
+                yield self._sequence(encoding, spans, first_index + i, batch[i])
+            first_index += len(batch)
+
+    def encode_completion(
+        self, prompt: Sequence[Message], completion: Sequence[Message], *, tools: Tools = (), index: int = -1
+    ) -> TokenSequence:
+        """Ids of prompt + completion, the completion's assistant turns masked in (tool results inside it are not).
+
+        The ids begin with ``encode(prompt, add_generation_prompt=True)``; ContractError where that cannot be.
+        """
+        turns = [len(prompt) + i for i, message in enumerate(completion) if message.role == "assistant"]
+        if not turns or turns[0] != len(prompt):
+            raise ContractError(
+                f"row {index}: a completion begins with an assistant message", hint="move what comes before it into the prompt"
+            )
+        row = Demonstration((*prompt, *completion), tools=tuple(tools))
+        text, spans = self._locate(row, turns, index)
+        return self._sequence(self._backend.encode(text, add_special_tokens=False), spans, index, row)
+
+    def decode(self, ids: Sequence[int] | NDArray[np.int32]) -> str:
+        """Text of generated ids without special tokens, spaces untouched."""
+        return str(self.tokenizer.decode([int(i) for i in ids], skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+    def record(self) -> dict[str, Any]:
+        """Plain JSON: hashes, template, special tokens, golden conversations, library versions. What ``contract.json`` holds."""
+        hashes = dict(self.hashes)
+        return {
+            "schema": SCHEMA,
+            "hash": hashes.pop("hash"),
+            "parts": hashes,
+            "eos_token_ids": list(self.eos_token_ids),
+            "special_tokens": self._special_tokens,
+            "settings": self._settings,
+            "template": self.template,
+            "golden": golden_renderings(self._golden),
+            "versions": {name: version(name) for name in ("posttrain", "transformers", "tokenizers", "jinja2")},
+        }
+
+    def save(self, directory: str | Path) -> None:
+        """Write the tokenizer files, the template and ``contract.json`` into ``directory`` (made when missing)."""
+        self.tokenizer.chat_template = self.template
+        self.tokenizer.save_pretrained(directory)
+        write_json(Path(directory) / CONTRACT_FILE, self.record())
+
+    def check_same(self, recorded: Mapping[str, Any], *, what: str) -> None:
+        """Raise ContractError when ``recorded`` (a :meth:`record`) is another contract; the message shows the first differing token."""
+        lines = describe_difference(recorded, self.record()) if recorded.get("hash") != self.hash else []
+        if lines:
+            raise ContractError(
+                f"{what} was made under another chat contract\n  " + "\n  ".join(lines),
+                hint="use the tokenizer and template it was made with, or make it again under the present ones",
+            )
+
+    def _golden(self, conversation: GoldenConversation) -> dict[str, Any]:
+        try:
+            text = self.render(conversation.messages, tools=conversation.tools, add_generation_prompt=conversation.add_generation_prompt)
+        except ContractError as error:
+            return {"refused": error.message}
+        encoding = self._backend.encode(text, add_special_tokens=False)
+        return {"text": text, "ids": encoding.ids, "tokens": encoding.tokens}
+
+    def _locate(self, row: Demonstration, mask: MaskKind | list[int], index: int) -> tuple[str, list[Span]]:
+        turns = mask if isinstance(mask, list) else supervised_turns(row.messages, mask)
+        try:
+            return self._spans.find(row.messages, row.tools, turns)
+        except ContractError as error:
+            raise _in_row(error, index, row.id) from None
+
+    def _sequence(self, encoding: Any, spans: Sequence[Span], index: int, row: Demonstration) -> TokenSequence:
+        try:
+            mask = mask_tokens(encoding, spans, self._added_ids, self._backend)
+        except ContractError as error:
+            raise _in_row(error, index, row.id) from None
+        return TokenSequence(np.array(encoding.ids, dtype=np.int32), mask, index)
+
+    @classmethod
+    def load(cls, path: str | Path, *, template: str | None = None) -> "ChatContract":
+        """From a model or tokenizer folder. ``template``: Jinja text to use in place of the folder's own."""
+        folder = Path(path)
+        if not folder.is_dir():
+            raise ContractError(f"{folder}: no such folder", hint="give a folder with tokenizer.json; `posttrain models add` makes one")
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        except (OSError, ValueError, KeyError, ImportError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise ContractError(f"{folder}: no tokenizer can be loaded: {reason}", hint="the folder needs a tokenizer.json") from None
+        try:
+            return cls(tokenizer, template)
+        except ContractError as error:
+            raise ContractError(f"{folder}: {error.message}", hint=error.hint) from None
+
+
+def _template_of(tokenizer: PreTrainedTokenizerBase) -> str:
+    template = tokenizer.chat_template
+    if isinstance(template, str):
+        return template
+    if isinstance(template, dict):
+        raise ContractError(
+            f"the tokenizer has several chat templates ({', '.join(sorted(template))}); a contract has one",
+            hint="pass the text of one as template=",
+        )
+    raise ContractError("the tokenizer has no chat template", hint="pass template=, or put a chat_template.jinja into the folder")
+
+
+def _in_row(error: ContractError, index: int, row_id: str) -> ContractError:
+    where = f"row {index}" + (f" ({row_id})" if row_id else "")
+    return ContractError(f"{where}: {error.message}", hint=error.hint)
