@@ -4,11 +4,12 @@ from posttrain.models.forest import Forest, build_forest
 from posttrain.models.loading import choose_dtype, find_model, load_for_inference, model_cache
 from posttrain.models.lora import count_parameters, merge_adapter
 from posttrain.models.policy import Policy
-from posttrain.models.settings import LoraSettings, ModelSettings
+from posttrain.models.settings import LoraSettings, ModelOptions, ModelSettings
 
 __all__ = [
     "Forest",
     "LoraSettings",
+    "ModelOptions",
     "ModelSettings",
     "Policy",
     "build_forest",

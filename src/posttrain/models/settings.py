@@ -1,6 +1,6 @@
 """What a recipe says about the model: where it is, its precision, what of it trains."""
 
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -27,11 +27,9 @@ class LoraSettings(Config):
         return self.alpha if self.alpha is not None else 2.0 * self.rank
 
 
-class ModelSettings(Config):
-    """A causal language model and how to hold it."""
+class ModelOptions(Config):
+    """How to hold a causal language model and what of it trains; a training stage's settings begin with these."""
 
-    path: str
-    """A model folder, or the name of one that ``posttrain models add`` has cached."""
     adapter: str | None = None
     """A PEFT adapter folder to go on training; its rank and targets are kept, so ``lora`` must be left out."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -46,9 +44,16 @@ class ModelSettings(Config):
     """Compile decoder layers. auto: when a C++ compiler is there and the run is long enough to pay for it."""
 
     @model_validator(mode="after")
-    def _check(self) -> "ModelSettings":
+    def _check_adaptation(self) -> Self:
         if self.adapter is not None and self.lora is not None:
             raise ValueError("give 'adapter' (go on training it) or 'lora' (start a new one), not both")
         if self.quantization is not None and self.lora is None and self.adapter is None:
             raise ValueError("quantization 'nf4' freezes the model: it needs 'lora' or 'adapter'")
         return self
+
+
+class ModelSettings(ModelOptions):
+    """A causal language model and how to hold it."""
+
+    path: str
+    """A model folder, or the name of one that ``posttrain models add`` has cached."""
