@@ -54,7 +54,7 @@ class Policy:
         model.to(self.device).train()
         self._masters = self._split_precision()
         if settings.gradient_checkpointing:
-            self._base.gradient_checkpointing_enable({"use_reentrant": False})
+            self._base.activation_checkpointing_enable({"use_reentrant": False})
         self._dropouts = [module for module in model.modules() if isinstance(module, nn.Dropout) and module.p > 0]
 
     @classmethod
