@@ -8,20 +8,21 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from posttrain.errors import InfrastructureError
 
 
-def write_text(path: str | Path, text: str) -> None:
-    """Write a UTF-8 text file atomically (temporary file beside it, fsync, rename)."""
+@contextmanager
+def atomic_text(path: str | Path) -> Iterator[TextIO]:
+    """A UTF-8 text stream that becomes the file ``path`` when the block ends well (fsync, rename), and vanishes when it does not."""
     file = Path(path)
     with _disk_errors(file):
         file.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
         try:
             with os.fdopen(handle, "w", encoding="utf-8") as stream:
-                stream.write(text)
+                yield stream
                 stream.flush()
                 os.fsync(stream.fileno())
             os.chmod(temporary, 0o644)
@@ -29,6 +30,12 @@ def write_text(path: str | Path, text: str) -> None:
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
             raise
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a UTF-8 text file atomically (temporary file beside it, fsync, rename)."""
+    with atomic_text(path) as stream:
+        stream.write(text)
 
 
 def write_json(path: str | Path, value: Any) -> None:

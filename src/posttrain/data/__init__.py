@@ -1,1 +1,16 @@
+"""Readers, data cards, curation: duplicates, mixture, contamination."""
 
+from posttrain.data.readers import ReadReport, RecordReader, read_records
+from posttrain.data.shapes import UNTRAINED_TURNS, shape, shapes
+from posttrain.data.writing import record_to_row, write_jsonl
+
+__all__ = [
+    "UNTRAINED_TURNS",
+    "ReadReport",
+    "RecordReader",
+    "read_records",
+    "record_to_row",
+    "shape",
+    "shapes",
+    "write_jsonl",
+]

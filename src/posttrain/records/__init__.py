@@ -1,5 +1,6 @@
 """Frozen, versioned types that cross a stage."""
 
+from posttrain.records.checks import FieldError, check_conversation, check_record
 from posttrain.records.generation import Generation, GenerationRequest, SamplingSettings
 from posttrain.records.messages import (
     ROLES,
@@ -19,6 +20,7 @@ __all__ = [
     "ROLES",
     "Demonstration",
     "FeedbackEvent",
+    "FieldError",
     "Generation",
     "GenerationRequest",
     "Message",
@@ -30,4 +32,6 @@ __all__ = [
     "ToolCall",
     "UnpairedLabel",
     "VerifiableTask",
+    "check_conversation",
+    "check_record",
 ]

@@ -1,0 +1,198 @@
+"""Turns a row's columns into messages: OpenAI, ShareGPT, plain text and HH transcripts, tools and tool calls."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from posttrain.records import FieldError, Message, ToolCall
+
+Row = Mapping[str, Any]
+
+ROLE_NAMES = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "human": "user",
+    "assistant": "assistant",
+    "gpt": "assistant",
+    "model": "assistant",
+    "bot": "assistant",
+    "chatbot": "assistant",
+    "function_call": "assistant",
+    "tool_call": "assistant",
+    "tool": "tool",
+    "function": "tool",
+    "ipython": "tool",
+    "observation": "tool",
+    "tool_response": "tool",
+    "function_response": "tool",
+}
+CALL_ROLES = ("function_call", "tool_call")
+TRANSCRIPT = re.compile(r"\n\n(Human|Assistant):")
+
+
+def text(value: Any, field: str, *, required: bool = True) -> str:
+    """A string that can be written as UTF-8; None is '' where the column is optional."""
+    if value is None and not required:
+        return ""
+    if not isinstance(value, str):
+        raise FieldError(field, "is not text", value, fix="give a string")
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise FieldError(
+                field,
+                f"holds half a surrogate pair at character {error.start}",
+                value,
+                fix="the text was cut inside an emoji or badly escaped: repair it",
+            ) from None
+    if required and not value.strip():
+        raise FieldError(field, "is empty", value, fix="fill the column, or remove the row")
+    return value
+
+
+def json_value(value: Any, field: str) -> Any:
+    """The value itself, or what it decodes to when it is a string of JSON (as CSV files and ShareGPT's ``tools`` hold it)."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except json.JSONDecodeError as error:
+        raise FieldError(field, f"is a string that is not JSON: {error}", value, fix="give a list or object, or valid JSON text") from None
+
+
+def messages(value: Any, field: str) -> tuple[Message, ...]:
+    """A list of ``{role, content}`` or ``{from, value}`` objects (or one such object) as messages."""
+    value = json_value(value, field)
+    if isinstance(value, Mapping):
+        value = [value]
+    if not isinstance(value, Sequence):
+        raise FieldError(field, "is not a list of messages", value, fix='give [{"role": "user", "content": "..."}, ...]')
+    return tuple(_message(item, f"{field}[{position}]") for position, item in enumerate(value))
+
+
+def _message(item: Any, where: str) -> Message:
+    if not isinstance(item, Mapping):
+        raise FieldError(where, "is not a message", item, fix='a message is {"role": "user", "content": "..."}')
+    role_key = "role" if "role" in item else "from"
+    content_key = "content" if "content" in item else "value"
+    spoken = item.get(role_key)
+    role = ROLE_NAMES.get(spoken) if isinstance(spoken, str) else None
+    if role is None:
+        raise FieldError(f"{where}.{role_key}", "is not a known role", spoken, fix=f"use one of: {', '.join(ROLE_NAMES)}")
+    if spoken in CALL_ROLES:
+        field = f"{where}.{content_key}"
+        return Message(role=role, tool_calls=_calls(json_value(item.get(content_key), field), field))
+    calls: tuple[ToolCall, ...] = ()
+    if item.get("tool_calls"):
+        calls = _calls(json_value(item["tool_calls"], f"{where}.tool_calls"), f"{where}.tool_calls")
+    elif item.get("function_call"):
+        calls = _calls(json_value(item["function_call"], f"{where}.function_call"), f"{where}.function_call")
+    return Message(
+        role=role,
+        content=_content(item.get(content_key), f"{where}.{content_key}", optional=bool(calls)),
+        tool_calls=calls,
+        tool_call_id=_optional(item, "tool_call_id", where),
+        name=_optional(item, "name", where),
+        reasoning=_optional(item, "reasoning_content", where) or _optional(item, "reasoning", where) or _optional(item, "thinking", where),
+    )
+
+
+def _optional(item: Row, key: str, where: str) -> str | None:
+    return text(item.get(key), f"{where}.{key}", required=False) or None
+
+
+def _content(value: Any, field: str, *, optional: bool) -> str:
+    if value is None and optional:
+        return ""
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return "".join(_part(part, f"{field}[{position}]") for position, part in enumerate(value))
+    return text(value if value is not None else "", field, required=False)
+
+
+def _part(part: Any, field: str) -> str:
+    if isinstance(part, str):
+        return part
+    if not isinstance(part, Mapping) or part.get("type") != "text":
+        kind = part.get("type") if isinstance(part, Mapping) else part
+        raise FieldError(field, "is not a text part", kind, fix="only text can be trained on: remove images, audio and files")
+    return text(part.get("text"), f"{field}.text")
+
+
+def _calls(value: Any, field: str) -> tuple[ToolCall, ...]:
+    items = [value] if isinstance(value, Mapping) else value
+    if not isinstance(items, Sequence) or isinstance(items, str):
+        raise FieldError(field, "is not a tool call", value, fix='give {"name": "...", "arguments": {...}} or a list of them')
+    return tuple(_call(item, f"{field}[{position}]") for position, item in enumerate(items))
+
+
+def _call(item: Any, field: str) -> ToolCall:
+    if not isinstance(item, Mapping):
+        raise FieldError(field, "is not a tool call", item, fix='give {"name": "...", "arguments": {...}}')
+    function = item.get("function") or item
+    if not isinstance(function, Mapping):
+        raise FieldError(f"{field}.function", "is not an object", function, fix='give {"name": "...", "arguments": {...}}')
+    arguments = json_value(function.get("arguments") or {}, f"{field}.arguments")
+    if not isinstance(arguments, Mapping):
+        raise FieldError(f"{field}.arguments", "is not an object", arguments, fix="give the arguments as a JSON object")
+    return ToolCall(name=text(function.get("name"), f"{field}.name"), arguments=arguments, id=_optional(item, "id", field))
+
+
+def tools(row: Row) -> tuple[Mapping[str, Any], ...]:
+    """The row's tool signatures, always as ``{"type": "function", "function": {...}}``; bare signatures are wrapped."""
+    key = "tools" if row.get("tools") else "functions"
+    value = row.get(key)
+    if not value:
+        return ()
+    items = json_value(value, key)
+    if not isinstance(items, Sequence) or isinstance(items, str):
+        raise FieldError(
+            key, "is not a list of tools", items, fix="give a list of JSON Schema function signatures, or that list as JSON text"
+        )
+    result = []
+    for position, item in enumerate(items):
+        signature = json_value(item, f"{key}[{position}]")
+        wrapped = signature if isinstance(signature, Mapping) and "function" in signature else {"type": "function", "function": signature}
+        function = wrapped["function"]
+        if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+            raise FieldError(
+                f"{key}[{position}]",
+                "has no function name",
+                signature,
+                fix='give {"type": "function", "function": {"name": ..., "parameters": ...}}',
+            )
+        result.append(wrapped)
+    return tuple(result)
+
+
+def transcript(value: Any, field: str) -> tuple[Message, ...]:
+    """An HH transcript, ``\\n\\nHuman: ...\\n\\nAssistant: ...``, as messages."""
+    said_all = text(value, field)
+    pieces = TRANSCRIPT.split(said_all if said_all.startswith("\n\n") else "\n\n" + said_all.lstrip("\n"))
+    if pieces[0].strip() or len(pieces) < 3:
+        raise FieldError(field, "is not a transcript", value, fix="it must begin with '\\n\\nHuman:' and alternate with '\\n\\nAssistant:'")
+    roles = {"Human": "user", "Assistant": "assistant"}
+    return tuple(Message(role=roles[speaker], content=said.strip()) for speaker, said in zip(pieces[1::2], pieces[2::2], strict=True))
+
+
+def is_transcript(value: Any) -> bool:
+    """Whether a value is an HH transcript."""
+    return isinstance(value, str) and value.lstrip("\n").startswith("Human:") and "\n\nAssistant:" in value
+
+
+def side(value: Any, field: str, role: str) -> tuple[Message, ...]:
+    """A prompt or completion column: plain text becomes one message of ``role``; a list or object is read as messages."""
+    if isinstance(value, str):
+        return (Message(role=role, content=text(value, field)),)
+    return messages(value, field)
+
+
+def with_system(row: Row, turns: tuple[Message, ...]) -> tuple[Message, ...]:
+    """The turns with the row's ``system`` (or ``system_prompt``) column put in front, when it has one."""
+    for key in ("system", "system_prompt"):
+        content = text(row.get(key), key, required=False)
+        if content.strip() and turns[:1] and turns[0].role != "system":
+            return (Message(role="system", content=content), *turns)
+    return turns

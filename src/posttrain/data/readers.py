@@ -1,0 +1,191 @@
+"""``read_records``: any accepted file to records, streamed; a bad row stops the reading or is set aside, never lost silently."""
+
+import json
+import re
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NoReturn, TextIO
+
+from posttrain.config.files import atomic_text
+from posttrain.data.shapes import Shape, matching, shapes
+from posttrain.data.sources import BadRow, Source, open_source
+from posttrain.errors import ConfigError, DataError, suggest
+from posttrain.records import (
+    Demonstration,
+    FeedbackEvent,
+    FieldError,
+    PreferencePair,
+    Record,
+    StepLabels,
+    UnpairedLabel,
+    VerifiableTask,
+    check_record,
+)
+
+KINDS: dict[str, type[Record]] = {
+    re.sub(r"(?<!^)(?=[A-Z])", "_", kind.__name__).lower(): kind
+    for kind in (Demonstration, PreferencePair, UnpairedLabel, StepLabels, VerifiableTask, FeedbackEvent)
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ReadReport:
+    """What a reader has done so far. ``rejects_path`` is None when no row was set aside."""
+
+    path: str
+    format: str
+    shape: str | None
+    rows: int
+    skipped: int
+    rejects_path: str | None
+
+
+def read_records(
+    path: str | Path,
+    kind: type[Record] | str | None = None,
+    *,
+    on_bad_row: Literal["stop", "skip"] = "stop",
+    rejects_path: str | Path | None = None,
+    split: str | None = None,
+) -> "RecordReader":
+    """Stream the records of a file or `datasets` folder.
+
+    ``kind``: a record class, its name ("demonstration", "preference_pair", ...) or a shape's name ("alpaca", ...); None finds
+    the shape by the columns of the first row, and every later row must have that shape. ``id`` and ``source`` are
+    filled with file and position where the row has none; columns no shape reads go to ``metadata``.
+
+    ``on_bad_row``: "stop" raises DataError with file, line, field, value and fix; "skip" writes the row and the reason to
+    ``rejects_path`` (default ``<path>.rejects.jsonl``) and goes on; when no row is good it raises all the same. Damage to
+    the file itself (cut gzip, wrong encoding, Git LFS pointer, web page) always raises.
+
+    Memory is that of one row (JSONL, JSON, CSV) or one batch (Parquet, Arrow). The file is recognised at once, so a
+    missing or foreign file raises here.
+    """
+    if on_bad_row not in ("stop", "skip"):
+        raise ConfigError(f"on_bad_row is '{on_bad_row}'", hint="use 'stop' or 'skip'")
+    source = open_source(path, split=split)
+    default = Path(path).with_name(Path(path).name + ".rejects.jsonl")
+    return RecordReader(source, _allowed(kind), skip=on_bad_row == "skip", rejects_path=Path(rejects_path or default))
+
+
+def _allowed(kind: type[Record] | str | None) -> list[Shape]:
+    """The shapes that may be read for ``kind``."""
+    every = [shapes.get(name) for name in shapes]
+    if kind is None:
+        return every
+    if isinstance(kind, str):
+        if kind in shapes:
+            return [shapes.get(kind)]
+        if kind not in KINDS:
+            raise ConfigError(f"unknown kind of record '{kind}'", hint=suggest(kind, [*KINDS, *shapes]))
+        kind = KINDS[kind]
+    return [entry for entry in every if entry.kind is kind]
+
+
+class RecordReader(Iterator[Record]):
+    """An iterator over records that knows how far it is: ``report`` may be read at any time."""
+
+    def __init__(self, source: Source, allowed: list[Shape], *, skip: bool, rejects_path: Path) -> None:
+        self._source = source
+        self._allowed = allowed
+        self._skip = skip
+        self._rejects_path = rejects_path
+        self._shape: Shape | None = None
+        self._shape_row = 0
+        self._known_columns: set[tuple[str, ...]] = set()
+        self._rows = 0
+        self._skipped = 0
+        self._records = self._read()
+
+    @property
+    def report(self) -> ReadReport:
+        """Counts so far."""
+        shape = self._shape.name if self._shape else None
+        aside = str(self._rejects_path) if self._skipped else None
+        return ReadReport(str(self._source.path), self._source.format, shape, self._rows, self._skipped, aside)
+
+    def __next__(self) -> Record:
+        return next(self._records)
+
+    def _read(self) -> Iterator[Record]:
+        first_error: DataError | None = None
+        with ExitStack() as stack:
+            rejects: TextIO | None = None
+            for position, row in self._source.rows():
+                try:
+                    record = self._record(row, position)
+                except DataError as error:
+                    if not self._skip:
+                        raise
+                    first_error = first_error or error
+                    rejects = rejects or stack.enter_context(atomic_text(self._rejects_path))
+                    self._skipped += 1
+                    rejects.write(json.dumps(_reject(row, position, error), ensure_ascii=True, default=str) + "\n")
+                    continue
+                self._rows += 1
+                yield record
+        if not self._rows:
+            self._refuse_nothing(first_error)
+
+    def _refuse_nothing(self, first: DataError | None) -> NoReturn:
+        if first is None:
+            raise DataError(f"{self._source.path}: holds no rows", hint="the export that made it selected nothing: make it again")
+        raise DataError(f"no row is good ({self._skipped} set aside in {self._rejects_path}); the first: {first.message}", hint=first.hint)
+
+    def _record(self, row: dict[str, Any] | BadRow, position: int) -> Record:
+        where = f"{self._source.path}:{position}" if self._source.unit == "line" else f"{self._source.path}, row {position}"
+        if isinstance(row, BadRow):
+            raise DataError(f"{where}: {row.problem}", hint=row.fix)
+        try:
+            shape = self._shape_of(row, position)
+            name = self._source.path.name
+            filled = {**row, "id": f"{name}:{position}" if row.get("id") is None else row["id"], "source": row.get("source") or name}
+            record = shape.parse(filled)
+            check_record(record)
+        except FieldError as error:
+            raise DataError(f"{where}: {error.message}", hint=error.hint) from None
+        except DataError as error:
+            raise DataError(f"{where}: {error.message}", hint=error.hint) from None
+        return record
+
+    def _shape_of(self, row: dict[str, Any], position: int) -> Shape:
+        """The file's shape, found at its first readable row; a row of another shape raises."""
+        filled = tuple(column for column, value in row.items() if value is not None)
+        if filled in self._known_columns and self._shape:
+            return self._shape
+        if self._shape:
+            missing = sorted(self._shape.needs - self._shape.nullable - set(filled))
+            if missing:
+                began = f"the file's rows are '{self._shape.name}' since {self._source.unit} {self._shape_row}"
+                fix = "fill the column, or remove the row; keep rows of different shapes in files of their own"
+                raise FieldError(missing[0], f"is missing or null, and {began}", list(filled), fix=fix)
+        found = matching(row, self._allowed)
+        if self._shape and found and found != [self._shape]:
+            began = f"the file began as '{self._shape.name}' at {self._source.unit} {self._shape_row}"
+            fix = "keep rows of different shapes in files of their own, or name the shape to read"
+            raise DataError(f"this row is '{found[0].name}' but {began} (columns {', '.join(filled)})", hint=fix)
+        if len(found) != 1:
+            self._refuse_shape(row, found)
+        self._shape, self._shape_row = found[0], self._shape_row or position
+        self._known_columns.add(filled)
+        return found[0]
+
+    def _refuse_shape(self, row: dict[str, Any], found: list[Shape]) -> NoReturn:
+        columns = ", ".join(map(str, row)) or "none"
+        if found:
+            names = ", ".join(entry.name for entry in found)
+            raise DataError(f"the columns ({columns}) fit several shapes: {names}", hint="name the one to read with kind=")
+        other = matching(row, [shapes.get(name) for name in shapes])
+        if other:
+            wanted = ", ".join(sorted({entry.kind.__name__ for entry in self._allowed}))
+            raise DataError(
+                f"the row is '{other[0].name}' ({other[0].kind.__name__}), and {wanted} was asked for", hint="give a file of that kind"
+            )
+        accepted = "; ".join(f"{entry.name}: {' '.join(sorted(entry.needs))}" for entry in self._allowed)
+        raise DataError(f"the columns ({columns}) are no known shape", hint=f"rename the columns to one of: {accepted}")
+
+
+def _reject(row: dict[str, Any] | BadRow, position: int, error: DataError) -> dict[str, Any]:
+    return {"position": position, "reason": error.message, "fix": error.hint, "row": row.raw if isinstance(row, BadRow) else row}

@@ -1,0 +1,117 @@
+"""Rows of Parquet files, Arrow files and folders written by Hugging Face `datasets`, read batch by batch through pyarrow."""
+
+import gzip
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from posttrain.data.sources import Rows, broken
+from posttrain.errors import DataError, suggest
+
+BATCH_ROWS = 256
+READ_BYTES = 1 << 20  # buffered reads keep a large column chunk out of memory
+
+
+def parquet_rows(path: Path) -> Rows:
+    """Rows of a Parquet file (or gzipped Parquet, unpacked to a temporary file first)."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with _seekable(path) as plain:
+        try:
+            with pq.ParquetFile(plain, pre_buffer=False, buffer_size=READ_BYTES) as table:
+                position = 0
+                for batch in table.iter_batches(batch_size=BATCH_ROWS):
+                    for row in batch.to_pylist():
+                        position += 1
+                        yield position, row
+        except (pa.ArrowInvalid, OSError) as error:
+            broken(path, f"damaged Parquet file: {_short(error)}", "the copy or download was cut: get the file again")
+
+
+@contextmanager
+def _seekable(path: Path) -> Iterator[Path]:
+    with open(path, "rb") as stream:
+        packed = stream.read(2) == b"\x1f\x8b"
+    if not packed:
+        yield path
+        return
+    with tempfile.NamedTemporaryFile(suffix=".parquet") as plain:
+        with gzip.open(path, "rb") as stream:
+            shutil.copyfileobj(stream, plain, READ_BYTES)
+        plain.flush()
+        yield Path(plain.name)
+
+
+def arrow_rows(path: Path, first: int = 1) -> Rows:
+    """Rows of one Arrow file, stream or random-access format, counted from ``first``."""
+    import pyarrow as pa
+
+    position = first
+    try:
+        with pa.OSFile(str(path), "rb") as file:
+            for batch in _batches(file):
+                for start in range(0, batch.num_rows, BATCH_ROWS):
+                    for row in batch.slice(start, BATCH_ROWS).to_pylist():
+                        yield position, row
+                        position += 1
+    except (pa.ArrowInvalid, OSError) as error:
+        broken(path, f"damaged Arrow file: {_short(error)}", "the copy or download was cut: get the file again")
+
+
+def _batches(file: Any) -> Iterator[Any]:
+    import pyarrow as pa
+
+    if file.read(6) == b"ARROW1":
+        reader = pa.ipc.open_file(file)
+        yield from (reader.get_batch(index) for index in range(reader.num_record_batches))
+    else:
+        file.seek(0)
+        yield from pa.ipc.open_stream(file)
+
+
+def datasets_folder(folder: Path, split: str | None) -> Path:
+    """The folder of one saved data set: ``folder`` itself, or a split of a saved DatasetDict. Raises DataError."""
+    if (folder / "state.json").is_file():
+        if split is not None:
+            raise DataError(f"{folder}: holds one data set without splits; '{split}' was asked for", hint="leave the split out")
+        return folder
+    listing = folder / "dataset_dict.json"
+    if not listing.is_file():
+        inside = ", ".join(sorted(entry.name for entry in folder.iterdir())[:6]) or "nothing"
+        raise DataError(f"{folder}: a folder that `datasets` did not write (it holds {inside})", hint="name one file in it")
+    splits = json.loads(listing.read_text(encoding="utf-8"))["splits"]
+    if split is None and len(splits) == 1:
+        return folder / str(splits[0])
+    if split is None:
+        raise DataError(
+            f"{folder}: has several splits: {', '.join(splits)}", hint=f"name the one to read, for example {folder / splits[0]}"
+        )
+    if split not in splits:
+        raise DataError(f"{folder}: has no split '{split}'", hint=suggest(split, splits))
+    return folder / split
+
+
+def arrow_folder_rows(folder: Path) -> Rows:
+    """Rows of a folder written by ``Dataset.save_to_disk``, its Arrow files in the order state.json gives."""
+    try:
+        state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+        names = [entry["filename"] for entry in state["_data_files"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        broken(folder, f"state.json cannot be read: {error}", "save the data set again with save_to_disk")
+    if state.get("_indices_data_files"):
+        broken(folder, "the data set was saved with an index over its rows", "call flatten_indices() and save it again")
+    position = 0
+    for name in names:
+        if not (folder / name).is_file():
+            broken(folder, f"the file {name} is missing", "copy the whole folder again")
+        for position, row in arrow_rows(folder / name, position + 1):  # noqa: B020 (the count goes on over the files)
+            yield position, row
+
+
+def _short(error: Exception) -> str:
+    return str(error).strip().splitlines()[0][:200]
