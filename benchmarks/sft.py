@@ -93,7 +93,8 @@ class Ours:
     """Our policy and step functions, as the training loop calls them."""
 
     def __init__(self, options: argparse.Namespace) -> None:
-        from posttrain.models import LoraSettings, ModelSettings, Policy, add_adapter
+        from posttrain.models import LoraSettings, ModelSettings, Policy
+        from posttrain.models.lora import add_adapter
         from posttrain.training import TrainingSettings
 
         model = build_model(options.size)
@@ -133,6 +134,13 @@ def compare_gradients(options: argparse.Namespace, trl: Trl) -> None:
     """Relative L2 difference of the mean-loss gradient of one batch."""
     ours = Ours(options)
     sequences = trl.sequences(0)
+    if options.lora:  # the same adapters on both sides, B away from zero so that A has a gradient
+        values = dict(trl.trainer.model.named_parameters())
+        generator = torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            for name, master in ours.policy.trainable().items():
+                values[name].copy_(master.copy_(torch.randn(master.shape, generator=generator) * 0.02))
+        ours.policy.refresh()
     loss = trl.backward(0)
     sums = ours.backward(sequences)
     theirs = {name.removeprefix("module."): p.grad for name, p in trl.trainer.model.named_parameters() if p.grad is not None}
