@@ -12,7 +12,13 @@ VOCABULARY = 97
 EXTRA = {
     "qwen3": {"head_dim": 16},
     "mistral": {"sliding_window": 24},
-    "gemma2": {"head_dim": 16, "sliding_window": 24, "query_pre_attn_scalar": 16, "attn_logit_softcapping": 5.0, "final_logit_softcapping": 3.0},
+    "gemma2": {
+        "head_dim": 16,
+        "sliding_window": 24,
+        "query_pre_attn_scalar": 16,
+        "attn_logit_softcapping": 5.0,
+        "final_logit_softcapping": 3.0,
+    },
     "gemma3_text": {"head_dim": 16, "sliding_window": 24, "query_pre_attn_scalar": 16},
     "granite": {"embedding_multiplier": 3.0, "attention_multiplier": 0.2, "residual_multiplier": 0.5, "logits_scaling": 4.0},
 }
@@ -77,9 +83,7 @@ def build_sequences(shape):
     elif shape == "identical and prefix":
         long = ids(50)
         rows = [(long, 20), (long[:30], 25), (long, 20), (long[:49], 10)]
-    return [
-        TokenSequence(np.asarray(row, dtype=np.int32), np.arange(len(row)) >= begin, index) for index, (row, begin) in enumerate(rows)
-    ]
+    return [TokenSequence(np.asarray(row, dtype=np.int32), np.arange(len(row)) >= begin, index) for index, (row, begin) in enumerate(rows)]
 
 
 def plain_logprobs(model, sequences):

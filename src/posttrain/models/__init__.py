@@ -2,21 +2,33 @@
 
 from posttrain.models.forest import Forest, build_forest
 from posttrain.models.loading import choose_dtype, find_model, load_for_inference, model_cache
-from posttrain.models.lora import count_parameters, merge_adapter
+from posttrain.models.lora import ParameterCount, adapter_size, count_parameters, merge, merge_adapter, merged, unmerge
 from posttrain.models.policy import Policy
-from posttrain.models.settings import LoraSettings, ModelOptions, ModelSettings
+from posttrain.models.settings import LoraSettings, ModelSettings
+from posttrain.models.sources import add_model, list_models, verify_model
+from posttrain.models.tiny import build_tiny_model, train_tokenizer, write_tiny_model
 
 __all__ = [
     "Forest",
     "LoraSettings",
-    "ModelOptions",
     "ModelSettings",
+    "ParameterCount",
     "Policy",
+    "adapter_size",
+    "add_model",
     "build_forest",
+    "build_tiny_model",
     "choose_dtype",
     "count_parameters",
     "find_model",
+    "list_models",
     "load_for_inference",
+    "merge",
     "merge_adapter",
+    "merged",
     "model_cache",
+    "train_tokenizer",
+    "unmerge",
+    "verify_model",
+    "write_tiny_model",
 ]

@@ -1,9 +1,12 @@
 """Attention over a forest of prefixes, as a registered attention function of stock Hugging Face models.
 
-Every node attends to its ancestors and, causally, to itself: the keys on a path are one contiguous run after concatenation, so a query at path
-position i sees key j exactly when ``j <= i`` (and ``i - j < sliding_window`` where the layer has one). Grouped-query attention is folded into
+Every node attends to its ancestors and, causally, to itself: the keys on a path are one contiguous run after concatenation, so a query
+at path
+position i sees key j exactly when ``j <= i`` (and ``i - j < sliding_window`` where the layer has one). Grouped-query attention is folded
+into
 matrix rows, so one batched product a block of query rows does all heads. The T x T matrix never exists: the largest score block is
-``heads x BLOCK x path``. The backward pass recomputes the probabilities from the saved log-sum-exp (Dao et al. 2022, FlashAttention, section 3.1).
+``heads x BLOCK x path``. The backward pass recomputes the probabilities from the saved log-sum-exp (Dao et al. 2022, FlashAttention,
+section 3.1).
 """
 
 import math
@@ -41,12 +44,15 @@ def forest_attention(
     forest_nodes: Int[Tensor, "node 4"] | None = None,
     **others: Any,
 ) -> tuple[Float[Tensor, "1 token heads head_dim"], None]:
-    """The function transformers calls in every attention layer; structure arrives as ``forest_nodes`` through the model's keyword arguments.
+    """The function transformers calls in every attention layer; structure arrives as ``forest_nodes`` through the model's keyword
+    arguments.
 
     Raises ModelError for what it does not compute exactly: attention dropout, attention sinks, a prepared mask, several rows.
     """
     if forest_nodes is None or attention_mask is not None or query.shape[0] != 1:
-        raise ModelError("forest attention was called outside the engine", hint="load the model with load_for_inference to generate from it")
+        raise ModelError(
+            "forest attention was called outside the engine", hint="load the model with load_for_inference to generate from it"
+        )
     if dropout > 0.0:
         raise ModelError(f"attention dropout {dropout} is not supported", hint='set "attention_dropout": 0.0 in the model\'s config.json')
     if others.get("s_aux") is not None:
@@ -77,7 +83,9 @@ def _along(tensor: Tensor, chain: list[tuple[int, int]]) -> Tensor:
 
 
 def _mask_scores(scores: Tensor, past: int, window: int) -> None:
-    """Set ``scores`` [kv_heads, group, query, key] to -inf where a key is in the future or out of the window; query 0 is at path position ``past``."""
+    """Set ``scores`` [kv_heads, group, query, key] to -inf where a key is in the future or out of the window; query 0 is at path
+    position ``past``.
+    """
     queries, keys = scores.shape[-2:]
     if queries > 1:
         future = torch.full((queries, queries), -math.inf, dtype=scores.dtype, device=scores.device).triu_(1)
@@ -122,7 +130,7 @@ def forest_backward(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, nodes: Tensor, scale: float, window: int, softcap: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of q, k, v, laid out [1, T, heads, d] in memory and returned as [1, heads, T, d] views."""
-    _, heads, length, width = q.shape
+    _, heads, _, width = q.shape
     kv_heads = k.shape[1]
     grad_q = _like_rows(q, q.dtype)
     grad_k, grad_v = _like_rows(k, lse.dtype).zero_(), _like_rows(v, lse.dtype).zero_()

@@ -1,6 +1,7 @@
 """Which architectures the engine runs, how, and what their heads do.
 
-A forest needs attention that can branch: what a token sees must depend on its path alone. That holds for the families listed here, each compared
+A forest needs attention that can branch: what a token sees must depend on its path alone. That holds for the families listed here, each
+compared
 with plain Hugging Face forward passes in tests/invariants. Any other causal language model runs one sequence after the other, with its own
 attention, after a probe has shown that its head is the one we compute. What neither can do exactly is refused by name.
 """
@@ -21,7 +22,7 @@ PROBE_TOLERANCE = 1e-3
 
 
 def choose_layout(config: Any) -> Layout:
-    """"forest" for a tested family, else "sequences". Raises ModelError where neither is exact."""
+    """ "forest" for a tested family, else "sequences". Raises ModelError where neither is exact."""
     family = config.model_type
     if getattr(config, "is_encoder_decoder", False):
         raise ModelError(f"'{family}' is an encoder-decoder model", hint="choose a decoder-only causal language model")
@@ -30,7 +31,8 @@ def choose_layout(config: Any) -> Layout:
     dropout = getattr(config, "attention_dropout", 0.0) or 0.0
     if dropout > 0:
         raise ModelError(
-            f"'{family}' has attention_dropout {dropout}, which the engine does not compute", hint='set "attention_dropout": 0.0 in config.json'
+            f"'{family}' has attention_dropout {dropout}, which the engine does not compute",
+            hint='set "attention_dropout": 0.0 in config.json',
         )
     if family not in FOREST_FAMILIES or rope_types(config) & LENGTH_DEPENDENT_ROPE:
         return "sequences"
@@ -65,7 +67,9 @@ def head_weight(model: Any) -> nn.Parameter:
 
 @torch.no_grad()
 def check_head(model: Any) -> None:
-    """Compare the model's own logits with ours on one short sequence. Raises ModelError when they differ (an unknown scale, cap or shift)."""
+    """Compare the model's own logits with ours on one short sequence. Raises ModelError when they differ (an unknown scale, cap or
+    shift).
+    """
     training, weight, shape = model.training, head_weight(model), head_shape(model.config)
     model.eval()
     ids = torch.arange(1, 9, device=weight.device)[None] % weight.shape[0]
@@ -76,6 +80,7 @@ def check_head(model: Any) -> None:
     error = float((ours - theirs).abs().max() / theirs.abs().max().clamp_min(1e-6))
     if not error <= PROBE_TOLERANCE:
         raise ModelError(
-            f"'{model.config.model_type}' changes its logits after the output head in a way the engine does not know (relative difference {error:.1e})",
+            f"'{model.config.model_type}' changes its logits after the output head in a way the engine does not know "
+            f"(relative difference {error:.1e})",
             hint="supported and tested: " + ", ".join(sorted(FOREST_FAMILIES)),
         )

@@ -7,6 +7,7 @@ before it on every path through it. A token sees its ancestors and itself and no
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -22,7 +23,8 @@ from posttrain.records import TokenSequence
 class Forest:
     """One packed row and where its losses look.
 
-    ``nodes`` and ``leaves`` describe structure and stay on the CPU; everything else moves with :meth:`to`. A node's row is (start, end, parent,
+    ``nodes`` and ``leaves`` describe structure and stay on the CPU; everything else moves with :meth:`to`. A node's row is (start, end,
+    parent,
     subtree end), all int64: its tokens are ``start:end``, those of all its descendants ``end:subtree end``; parent is -1 at a root.
     """
 
@@ -106,9 +108,7 @@ def _common_prefix(first: NDArray[np.int64], second: NDArray[np.int64]) -> int:
     return int(differing[0]) if differing.size else length
 
 
-def _trie(
-    rows: list[NDArray[np.int64]], min_shared: int | None
-) -> tuple[NDArray[np.int64], NDArray[np.int64], list[tuple[int, int, int]]]:
+def _trie(rows: list[NDArray[np.int64]], min_shared: int | None) -> tuple[NDArray[np.int64], NDArray[np.int64], list[tuple[int, int, int]]]:
     """Nodes in depth-first order, each row's last node, and for every node the (row, first, last) its tokens are copied from."""
     count = len(rows)
     if min_shared is None:
@@ -116,7 +116,7 @@ def _trie(
     else:  # big-endian bytes of non-negative ids compare as the ids do, a prefix before what extends it
         keys = [row.astype(">i8").tobytes() for row in rows]
         ranked = sorted(range(count), key=keys.__getitem__)
-        common = [_common_prefix(rows[left], rows[right]) for left, right in zip(ranked, ranked[1:], strict=False)] + [0]
+        common = [_common_prefix(rows[left], rows[right]) for left, right in pairwise(ranked)] + [0]
     least = 1 if min_shared is None else max(min_shared, 1)
     leaves = np.zeros(count, dtype=np.int64)
     nodes: list[list[int]] = []

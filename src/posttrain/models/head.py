@@ -1,9 +1,10 @@
 """Token log-probabilities from supervised rows only, in tiles: [T, V] logits exist neither forward nor backward.
 
-For a row h, ``z = cap * tanh(scale * W h / cap)`` (no cap in most families), ``log p(t) = z_t - logsumexp(z)`` and ``H = logsumexp(z) - sum_j p_j z_j``.
-Gradients: ``d log p(t) / dz_j = [j = t] - p_j`` and ``dH / dz_j = -p_j (log p_j + H)``. Which of three ways makes them:
+For a row h, ``z = cap * tanh(scale * W h / cap)`` (no cap in most families), ``log p(t) = z_t - logsumexp(z)`` and
+``H = logsumexp(z) - sum_j p_j z_j``. Gradients: ``d log p(t) / dz_j = [j = t] - p_j`` and ``dH / dz_j = -p_j (log p_j + H)``. Which of three ways makes them:
 
-* ``uniform``: every target has the same coefficient (SFT), so dh and dW are formed in the forward pass, while the tile is at hand, and scaled later;
+* ``uniform``: every target has the same coefficient (SFT), so dh and dW are formed in the forward pass, while the tile is at hand, and
+  scaled later;
 * frozen head (LoRA): dh of each row is formed in the forward pass and scaled by the row's coefficient later, whatever the objective;
 * otherwise the backward pass computes each tile a second time.
 """
@@ -42,7 +43,7 @@ def token_logprobs(
     tile: int = TILE,
 ) -> Float[Tensor, " target"]:
     """``log p(target)`` of each row, float32 (float64 for float64 input). ``uniform`` promises equal gradients for all targets; checked."""
-    return _LogProbs.apply(hidden, weight, target_ids, shape, uniform, tile)  # type: ignore[no-any-return]
+    return _LogProbs.apply(hidden, weight, target_ids, shape, uniform, tile)  # type: ignore[no-any-return,no-untyped-call]
 
 
 def token_logprobs_and_entropies(
@@ -54,7 +55,7 @@ def token_logprobs_and_entropies(
     tile: int = TILE,
 ) -> tuple[Float[Tensor, " target"], Float[Tensor, " target"]]:
     """``log p(target)`` and the entropy in nats of each row's distribution, both differentiable."""
-    return _LogProbsAndEntropies.apply(hidden, weight, target_ids, shape, tile)  # type: ignore[no-any-return]
+    return _LogProbsAndEntropies.apply(hidden, weight, target_ids, shape, tile)  # type: ignore[no-any-return,no-untyped-call]
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:
@@ -79,7 +80,9 @@ class _Tiles:
         return logits.div_(self.shape.cap).tanh_().mul_(self.shape.cap) if self.shape.cap else logits
 
     def slope(self, logits: Tensor) -> Tensor | None:
-        """d logits / d (W h) as a factor on each logit, where it is not the constant ``scale``; to be taken before ``logits`` is overwritten."""
+        """d logits / d (W h) as a factor on each logit, where it is not the constant ``scale``; to be taken before ``logits`` is
+        overwritten.
+        """
         return 1 - (logits / self.shape.cap).square() if self.shape.cap else None
 
     def pull_back(self, grad_logits: Tensor, slope: Tensor | None) -> Tensor:
@@ -156,7 +159,9 @@ def _grad_of_logprobs(tiles: _Tiles, logits: Tensor, normalizer: Tensor, targets
 def _scale_formed(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None]:
     """Scale the gradients formed in the forward pass. In place: they are handed out once."""
     if ctx.formed is None:
-        raise TrainingError("the head's gradient was already taken", hint="call backward once for each logprobs call, or leave uniform=False")
+        raise TrainingError(
+            "the head's gradient was already taken", hint="call backward once for each logprobs call, or leave uniform=False"
+        )
     grad_hidden, grad_weight = ctx.formed
     ctx.formed = None
     if ctx.uniform and grad.numel():
@@ -171,9 +176,7 @@ def _scale_formed(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None]:
 
 class _LogProbsAndEntropies(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, target_ids: Tensor, shape: HeadShape, tile: int
-    ) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, target_ids: Tensor, shape: HeadShape, tile: int) -> tuple[Tensor, Tensor]:
         tiles = _Tiles(hidden, weight, shape, tile)
         logprobs = hidden.new_empty(len(hidden), dtype=_wide(hidden.dtype))
         entropies, normalizer = torch.empty_like(logprobs), torch.empty_like(logprobs)

@@ -95,7 +95,9 @@ def load_for_inference(
     merge: bool = False,
     attention: str = "sdpa",
 ) -> Any:
-    """A stock model in eval mode, with its own attention, for generation; ``merge`` folds the adapter into the weights (in the given dtype)."""
+    """A stock model in eval mode, with its own attention, for generation; ``merge`` folds the adapter into the weights (in the given
+    dtype).
+    """
     model = load_model(find_model(model_path), choose_dtype(dtype, device), attention=attention)
     if adapter_path is not None:
         from peft import PeftModel

@@ -36,10 +36,12 @@ def adapter_size(rank: int, outputs: int, inputs: int) -> int:
 def find_targets(model: nn.Module, targets: str | tuple[str, ...]) -> list[str]:
     """Names of the linear modules a preset or list means, as PEFT's ``target_modules`` wants them.
 
-    A linear layer belongs to the attention when it sits in a decoder layer's child whose name contains "attn" or "attention", to the MLP when it
+    A linear layer belongs to the attention when it sits in a decoder layer's child whose name contains "attn" or "attention", to the MLP
+    when it
     sits anywhere else in a decoder layer. Raises ModelError when nothing or an unknown name is meant.
     """
-    attention, mlp = set(), set()
+    attention: set[str] = set()
+    mlp: set[str] = set()
     for layer in model.base_model.layers:  # type: ignore[union-attr]
         for name, module in layer.named_modules():
             if isinstance(module, nn.Linear):
@@ -117,7 +119,9 @@ def merged(model: Any) -> Iterator[Any]:
 
 
 def merge_adapter(base_path: str | Path, adapter_path: str | Path, out: str | Path) -> Path:
-    """Write ``base + (alpha / r) B A`` as a plain Hugging Face folder, products in float32, weights in the base's dtype. Returns ``out``."""
+    """Write ``base + (alpha / r) B A`` as a plain Hugging Face folder, products in float32, weights in the base's dtype. Returns
+    ``out``.
+    """
     from posttrain.models.loading import load_for_inference, tokenizer_files
 
     model = load_for_inference(base_path, adapter_path, dtype="float32", merge=True)

@@ -33,7 +33,8 @@ class SavesContract(Protocol):
 class Policy:
     """Token log-probabilities with gradients, and the weights an optimiser sees.
 
-    In float32 the model's own parameters are the masters. In bfloat16 the model holds bfloat16 copies of its matrices, refreshed once a step
+    In float32 the model's own parameters are the masters. In bfloat16 the model holds bfloat16 copies of its matrices, refreshed once a
+    step
     from float32 masters, while norms, residual stream and losses stay float32.
     """
 
@@ -59,7 +60,8 @@ class Policy:
 
     @classmethod
     def load(cls, settings: ModelSettings, *, seed: int, device: torch.device | str = "cpu", num_tokens: int = 0) -> "Policy":
-        """Open the model, put adapters on, choose precision. ``seed`` fixes what is drawn; ``num_tokens``: expected tokens of the whole run.
+        """Open the model, put adapters on, choose precision. ``seed`` fixes what is drawn; ``num_tokens``: expected tokens of the whole
+        run.
 
         Raises ModelError for a path that is no model and for what cannot be trained exactly (named).
         """
@@ -84,7 +86,9 @@ class Policy:
         return policy
 
     def logprobs(self, forest: Forest, *, uniform: bool = False) -> Float[Tensor, " target"]:
-        """float32 ``log p(target | its path)``. ``uniform=True`` promises one gradient coefficient for all targets (checked in backward)."""
+        """float32 ``log p(target | its path)``. ``uniform=True`` promises one gradient coefficient for all targets (checked in
+        backward).
+        """
         hidden, targets = self._target_rows(forest)
         return token_logprobs(hidden, head_weight(self._base), targets, shape=self._shape, uniform=uniform)
 

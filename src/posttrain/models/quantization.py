@@ -15,7 +15,7 @@ def nf4_config(compute_dtype: torch.dtype) -> Any:
         raise ModelError("quantization 'nf4' needs bitsandbytes", hint="pip install 'posttrain[qlora]'") from error
     from transformers import BitsAndBytesConfig
 
-    return BitsAndBytesConfig(
+    return BitsAndBytesConfig(  # type: ignore[no-untyped-call]
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=compute_dtype
     )
 

@@ -10,7 +10,9 @@ TargetPreset = Literal["attention", "attention+mlp"]
 
 
 class LoraSettings(Config):
-    """Low-rank adapters: ``W x + (alpha / rank) B A x`` (Hu et al. 2021, section 4.1). Some texts write plain ``A B``, that is alpha = rank."""
+    """Low-rank adapters: ``W x + (alpha / rank) B A x`` (Hu et al. 2021, section 4.1). Some texts write plain ``A B``, that is alpha =
+    rank.
+    """
 
     rank: int = Field(default=16, ge=1)
     """Rows of A and columns of B."""

