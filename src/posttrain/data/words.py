@@ -1,0 +1,144 @@
+"""Texts as words and n-grams, hashed in bulk: what duplicate and contamination checks compare.
+
+Words are case-folded, NFKC-normalised runs of letters and digits; punctuation inside a number or word is dropped ("1,496.5" is
+one word, "14965"), other punctuation separates; each ideograph, kana or Hangul syllable is a word, as these scripts write no
+blanks. Ids come from a vocabulary, so equal ids mean equal words; 64-bit hashes of n-grams only propose, ids decide.
+"""
+
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+import numpy as np
+from numpy.typing import NDArray
+
+from posttrain.records import Demonstration, FeedbackEvent, Message, PreferencePair, Record, StepLabels, UnpairedLabel, VerifiableTask
+
+UNKNOWN = 0  # id of a word the vocabulary does not hold
+BASE = np.uint64(0x9E3779B97F4A7C15)  # odd, so multiplication by it is a bijection of 64-bit words
+WIDE = ((0x3040, 0x30FF), (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xAC00, 0xD7AF), (0xF900, 0xFAFF))
+Ids = NDArray[np.int64]
+Hashes = NDArray[np.uint64]
+
+
+class _Letters(dict[int, str | int | None]):
+    """``str.translate`` table: letters and digits stay, joining marks go, the rest separates. Filled as characters are met."""
+
+    def __missing__(self, code: int) -> str | int | None:
+        character = chr(code)
+        result: str | int | None = " "
+        if character in ",.'’\u00ad\u200b\u200d":
+            result = None
+        elif any(low <= code <= high for low, high in WIDE):
+            result = f" {character} "
+        elif unicodedata.category(character)[0] in "LNM":
+            result = code
+        self[code] = result
+        return result
+
+
+_LETTERS = _Letters()
+
+
+def words(text: str) -> list[str]:
+    """The words of a text, in order."""
+    if not text.isascii():
+        text = unicodedata.normalize("NFKC", text)
+    return text.casefold().translate(_LETTERS).split()
+
+
+def speech(messages: Iterable[Message]) -> str:
+    """What is said in messages, calls included, without the system prompt: a text to check for duplicates or leaks."""
+    return "\n".join(_said(message) for message in messages if message.role != "system")
+
+
+def _said(message: Message) -> str:
+    calls = " ".join(f"{call.name} {dict(call.arguments)}" for call in message.tool_calls)
+    return f"{message.content} {calls}" if calls else message.content
+
+
+def sides(record: Record) -> tuple[str, str]:
+    """(what is asked, what is answered) of a record, system prompt left out. A conversation's answer is its last turn."""
+    match record:
+        case Demonstration():
+            return speech(record.messages[:-1]), speech(record.messages[-1:])
+        case PreferencePair():
+            return speech(record.prompt), speech((*record.chosen, *record.rejected))
+        case UnpairedLabel() | FeedbackEvent():
+            return speech(record.prompt), speech(record.completion)
+        case StepLabels():
+            return speech(record.prompt), "\n".join(record.steps)
+        case VerifiableTask():
+            return speech(record.prompt), str(record.reference)
+
+
+def segments(record: Record) -> list[str]:
+    """Every separate text of a record: each message, system prompt too, and the whole as one."""
+    match record:
+        case Demonstration():
+            messages: Sequence[Message] = record.messages
+        case PreferencePair():
+            messages = (*record.prompt, *record.chosen, *record.rejected)
+        case UnpairedLabel() | FeedbackEvent():
+            messages = (*record.prompt, *record.completion)
+        case StepLabels() | VerifiableTask():
+            messages = record.prompt
+    rest = [sides(record)[1]] if isinstance(record, StepLabels | VerifiableTask) else []
+    return [*(_said(message) for message in messages), *rest]
+
+
+class Vocabulary:
+    """Words to ids from 1; ``add`` learns, ``look_up`` gives :data:`UNKNOWN` for a word never added."""
+
+    def __init__(self) -> None:
+        self._ids: dict[str, int] = {}
+
+    def add(self, text_words: Sequence[str]) -> Ids:
+        """Ids of words, new words learnt."""
+        ids = self._ids
+        return np.fromiter((ids.setdefault(word, len(ids) + 1) for word in text_words), dtype=np.int64, count=len(text_words))
+
+    def look_up(self, text_words: Sequence[str]) -> Ids:
+        """Ids of words, unknown ones as 0."""
+        ids = self._ids
+        return np.fromiter((ids.get(word, UNKNOWN) for word in text_words), dtype=np.int64, count=len(text_words))
+
+
+@dataclass(frozen=True, slots=True)
+class Grams:
+    """The n-grams of several texts: hash, text number and position of the first word of each, in order."""
+
+    hashes: Hashes
+    owner: NDArray[np.int64]
+    position: NDArray[np.int64]
+
+
+def grams(texts: Sequence[Ids], size: int) -> Grams:
+    """All runs of ``size`` known words that lie within one text. O(words x size), vectorised."""
+    lengths = np.array([len(ids) for ids in texts], dtype=np.int64)
+    flat = np.fromiter(chain.from_iterable(texts), dtype=np.int64, count=int(lengths.sum())) if len(texts) > 1 else _only(texts)
+    count = max(0, len(flat) - size + 1)
+    owner = np.repeat(np.arange(len(texts)), lengths)
+    start = np.repeat(np.cumsum(lengths) - lengths, lengths)
+    mixed = scramble(flat.astype(np.uint64))
+    hashes = np.zeros(count, dtype=np.uint64)
+    known = np.ones(count, dtype=bool)
+    for offset in range(size):
+        window = slice(offset, offset + count)
+        hashes = hashes * BASE + mixed[window]
+        known &= flat[window] != UNKNOWN
+    inside = known & (owner[:count] == owner[size - 1 : size - 1 + count])
+    at = np.flatnonzero(inside)
+    return Grams(hashes[at], owner[at], at - start[at])
+
+
+def _only(texts: Sequence[Ids]) -> Ids:
+    return texts[0] if texts else np.zeros(0, dtype=np.int64)
+
+
+def scramble(values: Hashes) -> Hashes:
+    """SplitMix64's finaliser: spreads small integers over 64 bits (Steele, Lea, Flood 2014)."""
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))
