@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from tokenizers import Encoding
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from posttrain.chat.control import OPEN, ControlText, literals, unmark
 from posttrain.chat.golden import SCHEMA, GoldenConversation, describe_difference, golden_renderings
 from posttrain.chat.identity import chat_special_tokens, identity_hashes, plain_backend
 from posttrain.chat.rendering import TEMPLATE_DATE, TemplateRenderer
-from posttrain.chat.supervision import MaskKind, Span, SpanFinder, derive_turn_ends, mask_tokens, supervised_turns
+from posttrain.chat.supervision import Encoded, MaskKind, Span, SpanFinder, derive_turn_ends, supervised_turns, token_mask
 from posttrain.config.files import write_json
 from posttrain.errors import ContractError
 from posttrain.records import Demonstration, Message, TokenSequence
@@ -40,6 +42,7 @@ class ChatContract:
         self._renderer = TemplateRenderer(self.template, self._special_tokens)
         added = self._backend.get_added_tokens_decoder()
         self._added_ids = frozenset(added)
+        self._control = ControlText(self._backend, self.template)
         ends = derive_turn_ends(self._renderer, [token.content for token in added.values() if token.special])
         self._spans = SpanFinder(self._renderer, ends)
         ids = [self._backend.token_to_id(end.token) for end in ends] + [tokenizer.eos_token_id]
@@ -60,9 +63,20 @@ class ChatContract:
         return self._renderer.render(messages, tools=tools, add_generation_prompt=add_generation_prompt)
 
     def encode(self, messages: Sequence[Message], *, tools: Tools = (), add_generation_prompt: bool = False) -> NDArray[np.int32]:
-        """int32 [token]: the ids of :meth:`render`. No second BOS: only the template writes special tokens."""
-        text = self.render(messages, tools=tools, add_generation_prompt=add_generation_prompt)
-        return np.array(self._backend.encode(text, add_special_tokens=False).ids, dtype=np.int32)
+        """int32 [token]: the ids of :meth:`render`. No second BOS: only the template writes special tokens.
+
+        Text inside a message that looks like a control token (``<|im_end|>`` typed by a user) is encoded as ordinary text.
+        """
+        marked, marked_tools = self._marked(messages, tools)
+        text = self._renderer.render(marked, tools=marked_tools, add_generation_prompt=add_generation_prompt)
+        if marked is messages:
+            return np.array(self._backend.encode(text, add_special_tokens=False).ids, dtype=np.int32)
+        self._check_marks(text, self.render(messages, tools=tools, add_generation_prompt=add_generation_prompt))
+        return np.array(self._control.encode(text).ids, dtype=np.int32)
+
+    def control_text(self, messages: Sequence[Message], tools: Tools = ()) -> list[str]:
+        """Control tokens written literally in a conversation (they are encoded as ordinary text): for reports."""
+        return self._control.found(messages, tools)
 
     def supervise(self, demonstration: Demonstration, *, mask: MaskKind = "assistant", index: int = -1) -> TokenSequence:
         """Ids and mask of a demonstration.
@@ -70,8 +84,9 @@ class ChatContract:
         ``mask``: ``"assistant"`` every assistant turn; ``"completion"`` the assistant turns after the last user message (a tool
         trajectory's calls and its final answer); ``"last"`` the last assistant turn alone. A turn is what the model generates: what
         follows the generation prompt, tool-call arguments included, up to and with the end-of-turn token. System, user and tool
-        messages and the generation prompt are never supervised. Raises ContractError, naming the row, when the mask cannot be
-        derived exactly.
+        messages and the generation prompt are never supervised. Where a token would straddle the end of the generation prompt (a
+        template ending in a newline, an answer beginning with one), the text is encoded in two parts there, as when generating.
+        Raises ContractError, naming the row, when the mask cannot be derived exactly.
         """
         return next(self.supervise_many([demonstration], mask=mask, first_index=index))
 
@@ -81,10 +96,10 @@ class ChatContract:
         """:meth:`supervise` for a stream, encoded in batches; rows are numbered from ``first_index``."""
         rows = iter(demonstrations)
         while batch := list(islice(rows, _BATCH)):
-            located = [self._locate(row, mask, first_index + i) for i, row in enumerate(batch)]
+            located = [self._locate(row, supervised_turns(row.messages, mask), first_index + i) for i, row in enumerate(batch)]
             encodings = self._backend.encode_batch([text for text, _ in located], add_special_tokens=False)
-            for i, (encoding, (_, spans)) in enumerate(zip(encodings, located, strict=True)):
-                yield self._sequence(encoding, spans, first_index + i, batch[i])
+            for i, (encoding, (text, spans)) in enumerate(zip(encodings, located, strict=True)):
+                yield self._sequence(encoding, text, spans, first_index + i)
             first_index += len(batch)
 
     def encode_completion(
@@ -101,7 +116,7 @@ class ChatContract:
             )
         row = Demonstration((*prompt, *completion), tools=tuple(tools))
         text, spans = self._locate(row, turns, index)
-        return self._sequence(self._backend.encode(text, add_special_tokens=False), spans, index, row)
+        return self._sequence(self._backend.encode(text, add_special_tokens=False), text, spans, index)
 
     def decode(self, ids: Sequence[int] | NDArray[np.int32]) -> str:
         """Text of generated ids without special tokens, spaces untouched."""
@@ -145,19 +160,48 @@ class ChatContract:
         encoding = self._backend.encode(text, add_special_tokens=False)
         return {"text": text, "ids": encoding.ids, "tokens": encoding.tokens}
 
-    def _locate(self, row: Demonstration, mask: MaskKind | list[int], index: int) -> tuple[str, list[Span]]:
-        turns = mask if isinstance(mask, list) else supervised_turns(row.messages, mask)
-        try:
-            return self._spans.find(row.messages, row.tools, turns)
-        except ContractError as error:
-            raise _in_row(error, index, row.id) from None
+    def _marked(self, messages: Sequence[Message], tools: Tools) -> tuple[Sequence[Message], Tools]:
+        """The conversation itself, or with its literal control tokens marked when it has some."""
+        if not self._control.found(messages, tools):
+            return messages, tools
+        return self._control.mark(messages, tools)
 
-    def _sequence(self, encoding: Any, spans: Sequence[Span], index: int, row: Demonstration) -> TokenSequence:
+    @staticmethod
+    def _check_marks(marked: str, plain: str) -> None:
+        if unmark(marked) != plain:
+            raise ContractError(
+                "the conversation holds literal control tokens, and the template acts on them, so they cannot be kept as text",
+                hint="remove them: " + ", ".join(sorted(set(literals(marked)))),
+            )
+
+    def _locate(self, row: Demonstration, turns: Sequence[int], index: int) -> tuple[str, list[Span]]:
+        """The (marked) text of a row and the spans of ``turns`` in it."""
         try:
-            mask = mask_tokens(encoding, spans, self._added_ids, self._backend)
+            messages, tools = self._marked(row.messages, row.tools)
+            text, spans = self._spans.find(messages, tools, turns)
+            if messages is not row.messages:
+                self._check_marks(text, self.render(row.messages, tools=row.tools))
+            return text, spans
         except ContractError as error:
-            raise _in_row(error, index, row.id) from None
-        return TokenSequence(np.array(encoding.ids, dtype=np.int32), mask, index)
+            raise _in_row(error, index) from None
+
+    def _sequence(self, encoding: Encoding, text: str, spans: Sequence[Span], index: int) -> TokenSequence:
+        try:
+            if OPEN in text:
+                encoded = self._control.encode(text)
+            else:
+                encoded = Encoded(encoding.ids, np.asarray(encoding.offsets, dtype=np.int64).reshape(-1, 2))
+            mask, straddled = token_mask(encoded, spans, self._added_ids)
+            if straddled:
+                encoded = self._control.encode(text, cuts=straddled)
+                mask, straddled = token_mask(encoded, spans, self._added_ids)
+            if straddled:
+                raise ContractError(
+                    f"a token lies across the edge of an assistant turn (character {straddled[0]})", hint="change the white space there"
+                )
+        except ContractError as error:
+            raise _in_row(error, index) from None
+        return TokenSequence(np.array(encoded.ids, dtype=np.int32), mask, index)
 
     @classmethod
     def load(cls, path: str | Path, *, template: str | None = None) -> "ChatContract":
@@ -188,6 +232,5 @@ def _template_of(tokenizer: PreTrainedTokenizerBase) -> str:
     raise ContractError("the tokenizer has no chat template", hint="pass template=, or put a chat_template.jinja into the folder")
 
 
-def _in_row(error: ContractError, index: int, row_id: str) -> ContractError:
-    where = f"row {index}" + (f" ({row_id})" if row_id else "")
-    return ContractError(f"{where}: {error.message}", hint=error.hint)
+def _in_row(error: ContractError, index: int) -> ContractError:
+    return ContractError(f"row {index}: {error.message}" if index >= 0 else error.message, hint=error.hint)

@@ -1,21 +1,26 @@
 """Which characters of a rendering the model has to produce: derived from the template by rendering it, never guessed.
 
 A turn's span begins where its generation-time prompt ends and ends with its end-of-turn token. Both ends come from renderings of the
-same template: ``prompt = T(messages[:i], add_generation_prompt)`` and ``through = T(messages[:i+1])``. A span is exact because it is
-checked: ``prompt`` must be a prefix of the whole rendering, and so must ``through`` up to its end-of-turn token.
+same template: ``prompt = T(messages[:i], add_generation_prompt)`` and ``through = T(messages[:i+1])``. Where ``prompt``, and
+``through`` up to its end-of-turn token, are prefixes of the whole rendering, the span lies between their lengths, by definition.
+
+Some templates rewrite earlier turns once others follow (Qwen and DeepSeek drop their reasoning, Mistral moves the tools behind them).
+Such a turn is located in the whole rendering by :class:`_TurnMarks`, and what is supervised is what is really there. Where neither way
+is exact, the row is refused.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Encoding, Tokenizer
 
 from posttrain.chat.rendering import PROBE_CHAT, PROBE_TOOL, TemplateRenderer
 from posttrain.errors import ContractError, suggest
-from posttrain.records import Message
+from posttrain.records import Message, ToolCall
 
 MaskKind = Literal["assistant", "last", "completion"]
 MASK_KINDS: tuple[MaskKind, ...] = ("assistant", "last", "completion")
@@ -98,17 +103,25 @@ class SpanFinder:
     def find(self, messages: Sequence[Message], tools: Sequence[Any], turns: Sequence[int]) -> tuple[str, list[Span]]:
         """The whole rendering and one character span per turn, in order. Raises ContractError where a span is not exact."""
         whole = self._renderer.render(messages, tools=tools)
+        marks: _TurnMarks | None = None
         spans: list[Span] = []
         for turn in turns:
-            prompt = self._renderer.render(messages[:turn], tools=tools, add_generation_prompt=True)
             last = turn == len(messages) - 1
+            prompt = self._renderer.render(messages[:turn], tools=tools, add_generation_prompt=True)
             through = whole if last else self._renderer.render(messages[: turn + 1], tools=tools)
             end = self._turn_end(through, turn)
-            if not whole.startswith(prompt):
-                raise _refusal(turn, "the prompt the model sees when it generates this turn is not how the rendering begins", prompt, whole)
-            if not whole.startswith(through[:end]):
-                raise _refusal(turn, "the template rewrites this turn once others follow", through[:end], whole)
-            spans.append((len(prompt), end))
+            if whole.startswith(prompt) and whole.startswith(through[:end]) and len(prompt) <= end:
+                spans.append((len(prompt), end))
+            elif last:
+                raise _refusal(
+                    turn, "its rendering does not begin with the prompt the model is given when it generates it", prompt, whole, _LAST
+                )
+            else:
+                marks = marks or _TurnMarks(self._renderer, messages, tools, whole)
+                spans.append(marks.locate(turn, [end.token for end in self._ends]))
+        for (_, before), (after, _) in pairwise(spans):
+            if after < before:
+                raise ContractError("the supervised turns overlap in the rendering", hint="the template does not keep the turns in order")
         return whole, spans
 
     def _turn_end(self, through: str, turn: int) -> int:
@@ -122,35 +135,108 @@ class SpanFinder:
         )
 
 
-def _refusal(turn: int, reason: str, expected: str, whole: str) -> ContractError:
-    place = next((i for i, (a, b) in enumerate(zip(expected, whole, strict=False)) if a != b), min(len(expected), len(whole)))
+class _TurnMarks:
+    """The whole rendering once more, with an invisible mark at the end of every message's strings, to see where each message went.
+
+    Marks are private-use characters, one per message, set in front of trailing white space so that trimming does the same with and
+    without them. With the marks removed the rendering must be the very same text; otherwise the template looks into its messages in a
+    way that marks disturb, and the row is refused.
+    """
+
+    def __init__(self, renderer: TemplateRenderer, messages: Sequence[Message], tools: Sequence[Any], whole: str) -> None:
+        self._renderer = renderer
+        self._tools = tools
+        self._marked = [_with_mark(message, _mark_of(i)) for i, message in enumerate(messages)]
+        self._whole = whole
+        pieces = _split_marks(renderer.render(self._marked, tools=tools))
+        self._places: list[tuple[int, str]] = []  # (character of the whole rendering, mark)
+        text = ""
+        for piece in pieces:
+            if piece and _FIRST_MARK <= piece <= _LAST_MARK:
+                self._places.append((len(text), piece))
+            else:
+                text += piece
+        if text != whole:
+            raise _refusal(-1, "the template rewrites message texts, so they cannot be found again", whole, text)
+
+    def locate(self, turn: int, end_tokens: Sequence[str]) -> Span:
+        """The span of an earlier assistant turn as it stands in the whole rendering."""
+        mark = _mark_of(turn)
+        own = [k for k, (_, seen) in enumerate(self._places) if seen == mark]
+        if not own or own != list(range(own[0], own[-1] + 1)):
+            raise ContractError(f"turn {turn} is {'scattered over' if own else 'missing from'} the rendering", hint=_LAST_ONLY)
+        prompt = _split_marks(self._renderer.render(self._marked[:turn], tools=self._tools, add_generation_prompt=True))
+        before, before_mark = self._places[own[0] - 1] if own[0] else (0, "")
+        opening = prompt[-1]
+        if (prompt[-2] if len(prompt) > 1 else "") != before_mark or not self._whole.startswith(opening, before):
+            raise _refusal(turn, "what stands before it is not what stands before it at generation time", opening, self._whole[before:])
+        after = self._places[own[-1] + 1][0] if own[-1] + 1 < len(self._places) else len(self._whole)
+        last = self._places[own[-1]][0]
+        found = [place + len(token) for token in end_tokens if (place := self._whole.find(token, last, after)) >= 0]
+        if not found or before + len(opening) > self._places[own[0]][0]:
+            raise ContractError(f"turn {turn} has no end-of-turn token in the rendering", hint=_LAST_ONLY)
+        return before + len(opening), min(found)
+
+
+_FIRST_MARK, _LAST_MARK = "\U000f0000", "\U000ffffd"
+_MARKS = re.compile(f"([{_FIRST_MARK}-{_LAST_MARK}])")
+_LAST_ONLY = "supervise the last turn only (mask 'last'), or use a template that keeps assistant turns as they are"
+
+_LAST = "use a template whose answers begin with its generation prompt (one that keeps the reasoning it asks for)"
+
+
+def _mark_of(turn: int) -> str:
+    return chr(ord(_FIRST_MARK) + turn)
+
+
+def _split_marks(text: str) -> list[str]:
+    """Texts and marks in turn: text, mark, text, ..., text."""
+    return _MARKS.split(text)
+
+
+def _with_mark(message: Message, mark: str) -> Message:
+    def put(value: Any) -> Any:
+        if isinstance(value, str):
+            body = value.rstrip()
+            return body + mark + value[len(body) :] if body else value
+        if isinstance(value, Mapping):
+            return {key: put(item) for key, item in value.items()}
+        return [put(item) for item in value] if isinstance(value, list | tuple) else value
+
+    calls = tuple(ToolCall(call.name + mark, put(call.arguments), call.id) for call in message.tool_calls)
+    return replace(message, content=put(message.content), tool_calls=calls)
+
+
+def _refusal(turn: int, reason: str, expected: str, seen: str, hint: str = _LAST_ONLY) -> ContractError:
+    place = next((i for i, (a, b) in enumerate(zip(expected, seen, strict=False)) if a != b), min(len(expected), len(seen)))
+    shown = slice(max(0, place - 20), place + 20)
+    where = f"turn {turn} cannot" if turn >= 0 else "the conversation cannot"
     return ContractError(
-        f"turn {turn} cannot be masked exactly: {reason}. "
-        f"Expected {expected[max(0, place - 20) : place + 20]!r}, "
-        f"the rendering has {whole[max(0, place - 20) : place + 20]!r} (character {place})",
-        hint="supervise the last turn only, or use a template that keeps assistant turns as they are",
+        f"{where} be masked exactly: {reason}. Expected {expected[shown]!r}, found {seen[shown]!r} (character {place})", hint=hint
     )
 
 
-def mask_tokens(encoding: Encoding, spans: Sequence[Span], added_ids: frozenset[int], backend: Tokenizer) -> NDArray[np.bool_]:
-    """bool [token]: True for tokens that begin inside a span.
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """Token ids with the characters each token covers: ids [token], offsets int [token, 2]."""
 
-    A token straddling the edge of a span would be half prompt, half answer. An added token may (some swallow neighbouring white
-    space): it belongs to the side it begins on, and the model sees the same id when it generates. Any other straddling token is
-    refused, because the generation-time prompt would end in a different token.
+    ids: Sequence[int]
+    offsets: NDArray[np.int64]
+
+
+def token_mask(encoded: Encoded, spans: Sequence[Span], added_ids: frozenset[int]) -> tuple[NDArray[np.bool_], list[int]]:
+    """bool [token], True for tokens that begin inside a span; and the edges of spans that a token straddles.
+
+    Added tokens may straddle (some swallow neighbouring white space): such a token belongs to the side it begins on, and has the same
+    id when the model generates.
     """
-    offsets = np.asarray(encoding.offsets, dtype=np.int64).reshape(-1, 2)
-    starts, stops = offsets[:, 0], offsets[:, 1]
-    mask = np.zeros(len(offsets), dtype=np.bool_)
-    for begin, end in spans:
-        first, after = np.searchsorted(starts, [begin, end])
+    starts, stops = encoded.offsets[:, 0], encoded.offsets[:, 1]
+    mask = np.zeros(len(starts), dtype=np.bool_)
+    straddled = []
+    for span in spans:
+        first, after = np.searchsorted(starts, span)
         mask[first:after] = True
-        for edge, place in ((begin, int(first) - 1), (end, int(after) - 1)):
-            if place >= 0 and starts[place] < edge < stops[place] and encoding.ids[place] not in added_ids:
-                token = backend.decode([encoding.ids[place]], skip_special_tokens=False)
-                raise ContractError(
-                    f"the token {token!r} (id {encoding.ids[place]}, position {place}) lies across the edge of an assistant turn: when the "
-                    "model generates, the prompt ends in another token",
-                    hint="strip white space at the start of the assistant's content",
-                )
-    return mask
+        for edge, place in zip(span, (int(first) - 1, int(after) - 1), strict=True):
+            if place >= 0 and starts[place] < edge < stops[place] and encoded.ids[place] not in added_ids:
+                straddled.append(edge)
+    return mask, straddled
