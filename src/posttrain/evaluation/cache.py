@@ -1,0 +1,45 @@
+"""Answers kept by content: the same model asked the same thing in the same way is not run again."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from posttrain.config import content_hash
+from posttrain.config.files import write_json
+from posttrain.records import Generation, GenerationRequest
+
+
+def request_hash(identity: Mapping[str, Any], request: GenerationRequest) -> str:
+    """Hash over the generator's identity (model, contract, dtype, version), the conversation, tools and sampling."""
+    asked = asdict(request)
+    del asked["id"]
+    return content_hash({"generator": identity, "request": asked})
+
+
+class GenerationCache:
+    """A folder of answers, one small file each. Seconds are not kept: a latency is measured or it is not known."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self.folder = folder
+
+    def get(self, key: str) -> Generation | None:
+        """The answer kept under ``key``, with seconds 0; a damaged file counts as absent."""
+        if self.folder is None:
+            return None
+        try:
+            data = json.loads(self._path(key).read_text(encoding="utf-8"))
+            return Generation(data["text"], data["finish_reason"], data["num_prompt_tokens"], data["num_completion_tokens"], 0.0)
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def put(self, key: str, generation: Generation) -> None:
+        """Keep an answer."""
+        if self.folder is not None:
+            fields = ("text", "finish_reason", "num_prompt_tokens", "num_completion_tokens")
+            write_json(self._path(key), {field: getattr(generation, field) for field in fields})
+
+    def _path(self, key: str) -> Path:
+        assert self.folder is not None
+        return self.folder / key[:2] / f"{key}.json"

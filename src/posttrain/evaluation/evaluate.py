@@ -1,0 +1,208 @@
+"""Run a suite on a generator: ask, score, write each sample as it finishes, go on after a kill, sum up."""
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from posttrain.config import content_hash
+from posttrain.config.files import write_json, write_text
+from posttrain.errors import ConfigError
+from posttrain.evaluation.cache import GenerationCache, request_hash
+from posttrain.evaluation.cases import Case
+from posttrain.evaluation.freeze import read_lock
+from posttrain.evaluation.machine import machine_name
+from posttrain.evaluation.results import (
+    CASES,
+    RESULTS,
+    RUN,
+    SUMMARY,
+    CaseInfo,
+    EvaluationResult,
+    ResultsWriter,
+    SampleResult,
+    drop_torn_line,
+    read_results,
+)
+from posttrain.evaluation.scores import Score, unscored
+from posttrain.evaluation.suite import BuiltScorer, Suite
+from posttrain.evaluation.summary import summarise
+from posttrain.records import Generation, GenerationRequest
+
+if TYPE_CHECKING:
+    from posttrain.generation import Generator
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationProgress:
+    """How far an evaluation is. ``num_reused`` samples were there from an earlier run, ``num_cached`` came from the cache."""
+
+    num_done: int
+    num_total: int
+    num_reused: int
+    num_cached: int
+
+
+def evaluate(
+    suite: Suite,
+    generator: "Generator",
+    *,
+    out_dir: str | Path,
+    cache_dir: str | Path | None = None,
+    on_progress: Callable[[EvaluationProgress], None] | None = None,
+    name: str = "",
+    trained_at: str | None = None,
+) -> EvaluationResult:
+    """Ask every case, score every answer, return the results as they lie in ``out_dir``.
+
+    Samples are written one by one; called again after a kill it goes on where it was, and a finished folder is only read.
+    A folder that holds results of another suite, model or setting raises ConfigError and is left alone. ``name`` is shown in
+    reports; ``trained_at`` (ISO time) is when training of this model began, for the check that the suite was frozen before.
+    """
+    root = Path(out_dir)
+    cache = GenerationCache(Path(cache_dir) if cache_dir is not None else None)
+    concurrency: int = getattr(generator, "concurrency", 0) or getattr(generator, "batch_size", 1)
+    _open_folder(root, suite, generator.identity, name, trained_at)
+    drop_torn_line(root / RESULTS)
+    done = {result.key for result in read_results(root / RESULTS)}
+    wanted = [(case, sample) for case in suite.cases for sample in range(suite.config.samples_per_case)]
+    todo = [(case, sample) for case, sample in wanted if (case.id, sample) not in done]
+    progress = _Counter(len(wanted), len(wanted) - len(todo), on_progress)
+    writer = ResultsWriter(root / RESULTS)
+    try:
+        ask = _answer_cached(suite, todo, generator.identity, cache, writer, progress)
+        _answer_rest(suite, ask, generator, cache, writer, progress, concurrency)
+    finally:
+        writer.close()
+    samples = read_results(root / RESULTS)
+    order = {(case.id, sample): place for place, (case, sample) in enumerate(wanted)}
+    samples.sort(key=lambda result: order[result.key])
+    infos = {case.id: _info(case) for case in suite.cases}
+    figures = summarise(samples, infos, suite.slices, suite.score_names)
+    write_json(root / SUMMARY, {"format": 1, **json.loads((root / RUN).read_text(encoding="utf-8")), **figures})
+    return EvaluationResult.load(root)
+
+
+_Todo = tuple[Case, int]
+_Asked = tuple[Case, int, GenerationRequest, str]
+
+
+def _answer_cached(
+    suite: Suite, todo: list[_Todo], identity: Mapping[str, Any], cache: GenerationCache, writer: ResultsWriter, progress: "_Counter"
+) -> list[_Asked]:
+    """Write the samples whose answers are in the cache; return the others with their requests and cache keys."""
+    ask: list[_Asked] = []
+    for case, sample in todo:
+        request = GenerationRequest(case.messages, case.tools, suite.config.sampling.settings(sample), f"{case.id}#{sample}")
+        key = request_hash(identity, request)
+        found = cache.get(key)
+        if found is None:
+            ask.append((case, sample, request, key))
+        else:
+            writer.add(_result(suite.scorers, case, sample, found, seconds=None, concurrency=0))
+            progress.add(cached=True)
+    return ask
+
+
+def _answer_rest(
+    suite: Suite,
+    ask: list[_Asked],
+    generator: "Generator",
+    cache: GenerationCache,
+    writer: ResultsWriter,
+    progress: "_Counter",
+    concurrency: int,
+) -> None:
+    """Generate what is missing; every answer is cached, scored and written as it arrives."""
+
+    def on_done(index: int, generation: Generation) -> None:
+        case, sample, _, key = ask[index]
+        if generation.finish_reason != "error":
+            cache.put(key, generation)
+        writer.add(_result(suite.scorers, case, sample, generation, seconds=generation.seconds, concurrency=concurrency))
+        progress.add(cached=False)
+
+    if ask:
+        generator.generate([request for _, _, request, _ in ask], on_done=on_done)
+
+
+def _result(
+    built: Iterable[BuiltScorer], case: Case, sample: int, generation: Generation, *, seconds: float | None, concurrency: int
+) -> SampleResult:
+    return SampleResult(
+        case=case.id,
+        sample=sample,
+        text=generation.text,
+        finish_reason=generation.finish_reason,
+        num_prompt_tokens=generation.num_prompt_tokens,
+        num_completion_tokens=generation.num_completion_tokens,
+        seconds=seconds,
+        machine=machine_name() if seconds is not None else "",
+        concurrency=concurrency,
+        scores=score_sample(built, case, generation),
+    )
+
+
+def score_sample(built: Iterable[BuiltScorer], case: Case, generation: Generation) -> dict[str, Score]:
+    """Every score of one sample. An answer that never came (``finish_reason`` "error") is unscored, not wrong."""
+    scores: dict[str, Score] = {}
+    for scorer in built:
+        if generation.finish_reason == "error":
+            scores |= {output: unscored(output, "no answer was generated") for output in scorer.outputs}
+        else:
+            scores |= {score.name: score for score in scorer.score(case, generation)}
+    return scores
+
+
+def _open_folder(root: Path, suite: Suite, identity: Mapping[str, Any], name: str, trained_at: str | None) -> None:
+    lock = read_lock(suite.path)
+    used = sorted(output for scorer in suite.scorers if scorer.used_in_training for output in scorer.outputs)
+    run: dict[str, Any] = {
+        "name": name or str(identity.get("adapter") or identity.get("model") or "model")[:40],
+        "suite": {
+            "name": suite.config.name,
+            "version": suite.config.version,
+            "hash": suite.hash,
+            "frozen_at": lock["frozen_at"] if lock else None,
+            "slices": list(suite.slices),
+            "scores": list(suite.score_names),
+            "used_in_training": used,
+            "max_unscored_share": suite.config.max_unscored_share,
+        },
+        "generator": dict(identity),
+        "generator_hash": content_hash(identity),
+        "trained_at": trained_at,
+    }
+    if (root / RUN).is_file():
+        before = json.loads((root / RUN).read_text(encoding="utf-8"))
+        for what, old, new in (
+            ("suite", before["suite"]["hash"], suite.hash),
+            ("model or generator", before["generator_hash"], run["generator_hash"]),
+        ):
+            if old != new:
+                raise ConfigError(f"{root} holds results of another {what} ({old[:18]}, now {new[:18]})", hint="use another folder")
+        return
+    write_text(root / CASES, "".join(json.dumps(asdict(_info(case)), ensure_ascii=False) + "\n" for case in suite.cases))
+    write_json(root / RUN, run)
+
+
+def _info(case: Case) -> CaseInfo:
+    messages = tuple({key: value for key, value in asdict(message).items() if value} for message in case.messages)
+    return CaseInfo(case.id, messages, case.expected, case.slices, case.group or case.id)
+
+
+class _Counter:
+    def __init__(self, total: int, reused: int, listener: Callable[[EvaluationProgress], None] | None) -> None:
+        self._total, self._reused, self._listener = total, reused, listener
+        self._done, self._cached = reused, 0
+        self._tell()
+
+    def add(self, *, cached: bool) -> None:
+        self._done += 1
+        self._cached += cached
+        self._tell()
+
+    def _tell(self) -> None:
+        if self._listener is not None:
+            self._listener(EvaluationProgress(self._done, self._total, self._reused, self._cached))

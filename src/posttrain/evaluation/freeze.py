@@ -1,0 +1,95 @@
+"""Freezing: a lock file beside a suite (or gate) holds its hash and time, so that a later change is seen and named."""
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from posttrain.config import content_hash
+from posttrain.config.files import write_json
+from posttrain.errors import CheckFailed, ConfigError
+from posttrain.evaluation.suite import Suite
+
+
+def lock_path(path: str | Path) -> Path:
+    """``suites/finops.yaml`` -> ``suites/finops.lock``."""
+    return Path(path).with_suffix(".lock")
+
+
+def freeze_suite(suite: Suite) -> dict[str, Any]:
+    """Write the lock of a suite. Freezing again without a change keeps the first time; with a change it starts anew."""
+    return _freeze(suite.path, suite.hash, _parts(suite))
+
+
+def freeze_settings(path: Path, settings: dict[str, Any], what: str) -> dict[str, Any]:
+    """Write the lock of a file that is settings alone (a gate); ``what`` prefixes the hash."""
+    return _freeze(path, f"{what}:{content_hash(settings)}", {"settings": settings})
+
+
+def _freeze(path: Path, value: str, parts: dict[str, Any]) -> dict[str, Any]:
+    existing = read_lock(path)
+    if existing and existing["hash"] == value:
+        return existing
+    lock = {"format": 1, "hash": value, "frozen_at": datetime.now(UTC).isoformat(timespec="seconds"), **parts}
+    write_json(lock_path(path), lock)
+    return lock
+
+
+def read_lock(path: str | Path) -> dict[str, Any] | None:
+    """The lock beside a suite or gate file; None when it was never frozen. A damaged lock raises ConfigError."""
+    file = lock_path(path)
+    if not file.exists():
+        return None
+    try:
+        lock = json.loads(file.read_text(encoding="utf-8"))
+        datetime.fromisoformat(lock["frozen_at"])
+        return {"hash": str(lock["hash"]), **lock}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{file}: damaged lock file: {error}", hint="restore it from version control") from None
+
+
+def check_frozen(suite: Suite) -> None:
+    """Raise CheckFailed naming each changed setting, file, case and line when the suite differs from its lock. No lock: passes."""
+    changes = changes_since_freeze(suite)
+    if changes:
+        shown = "\n  ".join(changes[:8]) + (f"\n  and {len(changes) - 8} more" if len(changes) > 8 else "")
+        raise CheckFailed(
+            f"{suite.path}: changed since it was frozen:\n  {shown}",
+            hint="undo the change, or raise the version and run `posttrain suite freeze` before the next training",
+        )
+
+
+def check_settings_frozen(path: Path, settings: dict[str, Any]) -> None:
+    """As :func:`check_frozen` for a file that is settings alone."""
+    lock = read_lock(path)
+    changes = _changed_settings(lock.get("settings", {}), settings) if lock else []
+    if changes:
+        shown = "\n  ".join(changes[:8])
+        raise CheckFailed(f"{path}: changed since it was frozen:\n  {shown}", hint="undo the change, or freeze it again before training")
+
+
+def changes_since_freeze(suite: Suite) -> list[str]:
+    """One line per difference between a suite and its lock; empty when equal or never frozen."""
+    lock = read_lock(suite.path)
+    if lock is None or lock["hash"] == suite.hash:
+        return []
+    now = _parts(suite)
+    changes = _changed_settings(lock.get("settings", {}), now["settings"])
+    for file in sorted({*lock.get("files", {}), *now["files"]}):
+        if lock.get("files", {}).get(file) != now["files"].get(file):
+            changes.append(f"file {file} changed")
+    old, new = dict(lock.get("cases", {})), now["cases"]
+    lines = {case.id: case.line for case in suite.cases}
+    changes += [f"{suite.cases_path}:{lines[case]}: case '{case}' changed" for case in new if case in old and old[case] != new[case]]
+    changes += [f"{suite.cases_path}:{lines[case]}: case '{case}' is new" for case in new if case not in old]
+    changes += [f"{suite.cases_path}: case '{case}' is gone" for case in old if case not in new]
+    return changes or [f"{suite.cases_path}: the order of the cases changed"]
+
+
+def _changed_settings(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    return [f"{key}: {old.get(key)!r:.100} -> {new.get(key)!r:.100}" for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
+
+
+def _parts(suite: Suite) -> dict[str, Any]:
+    settings = suite.config.dump() | {"cases": "", "description": ""}
+    return {"settings": settings, "files": dict(suite.files), "cases": {case.id: case.hash for case in suite.cases}}

@@ -1,0 +1,138 @@
+"""Results of an evaluation on disk: ``run.json`` (what ran), ``cases.jsonl``, ``results.jsonl`` (a line a sample), ``summary.json``."""
+
+import errno
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from posttrain.errors import ConfigError, DataError, InfrastructureError
+from posttrain.evaluation.scores import Score
+
+RUN, CASES, RESULTS, SUMMARY = "run.json", "cases.jsonl", "results.jsonl", "summary.json"
+
+
+@dataclass(frozen=True, slots=True)
+class SampleResult:
+    """One sample: what was answered, what it cost and how it scored. ``seconds`` is None when the answer came from the cache."""
+
+    case: str
+    sample: int
+    text: str
+    finish_reason: str
+    num_prompt_tokens: int
+    num_completion_tokens: int
+    seconds: float | None
+    machine: str
+    concurrency: int
+    scores: Mapping[str, Score]
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """Names the sample in its suite."""
+        return self.case, self.sample
+
+
+@dataclass(frozen=True, slots=True)
+class CaseInfo:
+    """What a report shows of a case. ``group`` is never empty: a case without one is its own."""
+
+    id: str
+    messages: tuple[Mapping[str, Any], ...]
+    expected: Any
+    slices: tuple[str, ...]
+    group: str
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationResult:
+    """A finished evaluation, read from its folder."""
+
+    folder: Path
+    run: Mapping[str, Any]
+    summary: Mapping[str, Any]
+    cases: Mapping[str, CaseInfo]
+    samples: Mapping[tuple[str, int], SampleResult]
+
+    @property
+    def suite_hash(self) -> str:
+        """The suite these results belong to."""
+        return str(self.run["suite"]["hash"])
+
+    @property
+    def name(self) -> str:
+        """A short name of what was evaluated."""
+        return str(self.run["name"])
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "EvaluationResult":
+        """Read a folder written by ``evaluate``. An unfinished or foreign folder raises ConfigError."""
+        root = Path(folder)
+        for file in (RUN, CASES, RESULTS, SUMMARY):
+            if not (root / file).is_file():
+                what = "not finished" if (root / RUN).is_file() else "not the results of an evaluation"
+                raise ConfigError(f"{root}: {what}: no {file}", hint="give the folder that `posttrain eval --out` wrote, and let it finish")
+        try:
+            run = json.loads((root / RUN).read_text(encoding="utf-8"))
+            summary = json.loads((root / SUMMARY).read_text(encoding="utf-8"))
+            cases = [CaseInfo(**json.loads(line)) for line in (root / CASES).read_text(encoding="utf-8").split("\n") if line]
+        except (ValueError, TypeError) as error:
+            raise DataError(f"{root}: damaged results: {error}", hint="remove the folder and evaluate again") from None
+        samples = {result.key: result for result in read_results(root / RESULTS)}
+        return cls(root, run, summary, {case.id: case for case in cases}, samples)
+
+
+def read_results(path: Path) -> list[SampleResult]:
+    """All whole lines of a results file."""
+    if not path.exists():
+        return []
+    results = []
+    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
+        if line:
+            try:
+                data = json.loads(line)
+                scores = {name: Score(name, **score) for name, score in data.pop("scores").items()}
+                results.append(SampleResult(**data, scores=scores))
+            except (ValueError, TypeError, KeyError, AttributeError) as error:
+                raise DataError(f"{path}:{number}: damaged line: {error}", hint="remove the folder and evaluate again") from None
+    return results
+
+
+class ResultsWriter:
+    """Appends a line a sample, each on disk before the next, so that a killed run keeps what it finished."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        drop_torn_line(path)
+        self._stream = open(path, "ab", buffering=0)  # noqa: SIM115  (closed by close())
+
+    def add(self, result: SampleResult) -> None:
+        """Append one sample."""
+        data = asdict(result)
+        data["scores"] = {name: {key: v for key, v in score.items() if key != "name"} for name, score in data["scores"].items()}
+        line = json.dumps(data, ensure_ascii=False, allow_nan=False).encode("utf-8", errors="replace") + b"\n"
+        try:
+            self._stream.write(line)
+            os.fsync(self._stream.fileno())
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise InfrastructureError(
+                    f"no space left while writing {self._path}", hint="free some space and run it again: it goes on"
+                ) from error
+            raise
+
+    def close(self) -> None:
+        """Close the file."""
+        self._stream.close()
+
+
+def drop_torn_line(path: Path) -> None:
+    """Cut a results file back to its last whole line (a kill can leave half of one)."""
+    if path.exists():
+        content = path.read_bytes()
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            with open(path, "r+b") as stream:
+                stream.truncate(whole)
