@@ -4,13 +4,14 @@ from posttrain.models.forest import Forest, build_forest
 from posttrain.models.loading import choose_dtype, find_model, load_for_inference, model_cache
 from posttrain.models.lora import ParameterCount, adapter_size, count_parameters, merge, merge_adapter, merged, unmerge
 from posttrain.models.policy import Policy
-from posttrain.models.settings import LoraSettings, ModelSettings
+from posttrain.models.settings import LoraSettings, ModelOptions, ModelSettings
 from posttrain.models.sources import add_model, list_models, verify_model
 from posttrain.models.tiny import build_tiny_model, train_tokenizer, write_tiny_model
 
 __all__ = [
     "Forest",
     "LoraSettings",
+    "ModelOptions",
     "ModelSettings",
     "ParameterCount",
     "Policy",
