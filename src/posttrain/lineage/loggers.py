@@ -1,0 +1,126 @@
+"""Run loggers: parameters, metrics by step, artefacts. Any tracker is one small class registered under a name.
+
+A tracker that breaks never stops a run: :class:`SafeLoggers` reports the first failure of each once and goes on without it.
+"""
+
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from posttrain.config import Registry
+
+
+class RunLogger(Protocol):
+    """What a tracker does. ``params`` are JSON types, nested as the configuration is; metrics are finite or not, as they came."""
+
+    def log_params(self, params: Mapping[str, Any]) -> None:
+        """Record the settings of the run, once."""
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
+        """Record numbers at an optimiser step."""
+
+    def log_artifact(self, path: str | Path) -> None:
+        """Record a file that the run wrote."""
+
+    def close(self) -> None:
+        """Flush and let go."""
+
+
+LoggerFactory = Callable[[Path, Mapping[str, Any]], RunLogger]
+"""Makes a logger from the run's folder and the logger's own options."""
+
+loggers: Registry[LoggerFactory] = Registry("logger")
+
+
+class JsonlLogger:
+    """One JSON object a line in ``<run folder>/log.jsonl``, flushed at once; a resumed run goes on in the same file."""
+
+    def __init__(self, run_dir: Path) -> None:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        self._stream = open(run_dir / "log.jsonl", "a", encoding="utf-8")  # noqa: SIM115 (closed in close)
+
+    def log_params(self, params: Mapping[str, Any]) -> None:
+        """A line with ``params``."""
+        self._write({"params": dict(params)})
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
+        """A line with ``step`` and ``metrics``; a number that is not finite is written as text ("nan", "inf"), for JSON has none."""
+        plain = {name: value if abs(value) < float("inf") else str(value) for name, value in metrics.items()}
+        self._write({"step": step, "metrics": plain})
+
+    def log_artifact(self, path: str | Path) -> None:
+        """A line with the path."""
+        self._write({"artifact": str(path)})
+
+    def close(self) -> None:
+        """Close the file."""
+        self._stream.close()
+
+    def _write(self, row: Mapping[str, Any]) -> None:
+        self._stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+        self._stream.flush()
+
+
+@loggers.register("jsonl")
+def _jsonl(run_dir: Path, options: Mapping[str, Any]) -> RunLogger:
+    return JsonlLogger(run_dir, **options)
+
+
+@loggers.register("mlflow")
+def _mlflow(run_dir: Path, options: Mapping[str, Any]) -> RunLogger:
+    from posttrain.lineage.mlflow_logger import MlflowLogger
+
+    return MlflowLogger(run_dir, **options)
+
+
+class SafeLoggers:
+    """Several loggers as one; itself a :class:`RunLogger`.
+
+    The loggers are other people's code and other people's servers: whatever they raise (short of an interrupt) is reported once
+    through ``report`` and that logger is left out from then on. Training goes on.
+    """
+
+    def __init__(self, entries: Mapping[str, RunLogger], *, report: Callable[[str], None]) -> None:
+        self._entries = dict(entries)
+        self._report = report
+
+    def log_params(self, params: Mapping[str, Any]) -> None:
+        """To every logger that still works."""
+        self._each(lambda logger: logger.log_params(params))
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
+        """To every logger that still works."""
+        self._each(lambda logger: logger.log_metrics(metrics, step))
+
+    def log_artifact(self, path: str | Path) -> None:
+        """To every logger that still works."""
+        self._each(lambda logger: logger.log_artifact(path))
+
+    def close(self) -> None:
+        """Every logger that still works."""
+        self._each(lambda logger: logger.close())
+
+    def _each(self, action: Callable[[RunLogger], None]) -> None:
+        for name, logger in list(self._entries.items()):
+            try:
+                action(logger)
+            except Exception as error:
+                del self._entries[name]
+                self._report(f"logger '{name}' failed and is switched off for this run; training goes on: {type(error).__name__}: {error}")
+
+
+def build_loggers(
+    names: Sequence[str | Mapping[str, Mapping[str, Any]]], run_dir: str | Path, *, report: Callable[[str], None] | None = None
+) -> SafeLoggers:
+    """Loggers from a configuration such as ``["jsonl", {"mlflow": {"tracking_uri": "sqlite:///mlflow.db"}}]``.
+
+    An unknown name or a missing extra raises at once (ConfigError): that is a mistake to mend before the run, not a failure in it.
+    ``report`` takes one line; by default it goes to stderr.
+    """
+    entries: dict[str, RunLogger] = {}
+    for entry in names:
+        name, options = (entry, {}) if isinstance(entry, str) else next(iter(entry.items()))
+        entries[name] = loggers.get(name)(Path(run_dir), options or {})
+    return SafeLoggers(entries, report=report or (lambda line: print(line, file=sys.stderr)))

@@ -1,0 +1,86 @@
+import json
+import sqlite3
+import warnings
+
+import pytest
+
+from posttrain.errors import ConfigError
+from posttrain.lineage import SafeLoggers, build_loggers, loggers
+
+
+def test_jsonl_logger_writes_a_line_at_once_and_a_resumed_run_appends(tmp_path):
+    for step in (1, 2):
+        logger = build_loggers(["jsonl"], tmp_path)
+        logger.log_params({"lr": 1e-4})
+        logger.log_metrics({"loss": 1.5, "odd": float("nan")}, step)
+        rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+        assert rows[-2:] == [{"params": {"lr": 1e-4}}, {"step": step, "metrics": {"loss": 1.5, "odd": "nan"}}]
+        logger.close()
+    assert len(rows) == 4
+
+
+def test_a_logger_that_breaks_is_reported_once_and_the_others_go_on():
+    class Broken:
+        calls = 0
+
+        def log_metrics(self, metrics, step):
+            self.calls += 1
+            raise ConnectionError("server gone")
+
+    class Working(Broken):
+        def log_metrics(self, metrics, step):
+            self.calls += 1
+
+    broken, working, lines = Broken(), Working(), []
+    logger = SafeLoggers({"broken": broken, "working": working}, report=lines.append)
+    for step in range(3):
+        logger.log_metrics({"loss": 1.0}, step)
+    assert (broken.calls, working.calls) == (1, 3)
+    assert len(lines) == 1
+    assert "'broken' failed" in lines[0]
+    assert "server gone" in lines[0]
+
+
+def test_an_interrupt_is_not_swallowed():
+    class Interrupted:
+        def close(self):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        SafeLoggers({"x": Interrupted()}, report=print).close()
+
+
+def test_an_unknown_logger_is_refused_before_the_run(tmp_path):
+    assert loggers.names() == ["jsonl", "mlflow"]
+    with pytest.raises(ConfigError, match="unknown logger 'mlfow'"):
+        build_loggers(["mlfow"], tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_mlflow_logger_fills_a_real_sqlite_store_and_resumes_the_same_run(tmp_path, monkeypatch):
+    pytest.importorskip("mlflow")
+    monkeypatch.setenv("GIT_PYTHON_REFRESH", "quiet")
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+    database = tmp_path / "mlflow.db"
+    config = [{"mlflow": {"tracking_uri": f"sqlite:///{database}", "experiment": "e"}}]
+    lines = []
+    (tmp_path / "note.txt").write_text("hello")
+    for step in (1, 2):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            logger = build_loggers(config, tmp_path / "run", report=lines.append)
+            logger.log_params({"training": {"learning_rate": 1e-4}, "seed": 3})
+            logger.log_metrics({"loss": 1.0 / step}, step)
+            logger.log_artifact(tmp_path / "note.txt")
+            logger.close()
+    assert lines == []
+    connection = sqlite3.connect(database)
+    params = connection.execute("SELECT key, value FROM params ORDER BY key").fetchall()
+    assert params == [
+        ("seed", "3"),
+        ("training.learning_rate", "0.0001"),
+    ]
+    assert connection.execute("SELECT step, value FROM metrics ORDER BY step").fetchall() == [(1, 1.0), (2, 0.5)]
+    assert connection.execute("SELECT count(*), min(status) FROM runs").fetchone() == (1, "FINISHED")
+    connection.close()
+    assert [path.read_text() for path in (tmp_path / "mlflow_artifacts").rglob("note.txt")] == ["hello"]
