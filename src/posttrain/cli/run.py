@@ -1,0 +1,37 @@
+"""`posttrain run`: a recipe from start model to gate and report."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(rich_markup_mode=None, add_completion=False)
+
+
+@app.command(
+    epilog="Examples: posttrain run recipes/tiny.yaml  ·  posttrain run recipes/finops.yaml --dry-run  ·  "
+    "posttrain run recipes/finops.yaml --set stages.0.sft.lora.rank=8 --out runs/rank8"
+)
+def run(
+    recipe: Annotated[Path, typer.Argument(help="The recipe file (YAML).", show_default=False)],
+    out: Annotated[Path | None, typer.Option(help="Output folder; runs/<name of the recipe> when left out.")] = None,
+    overrides: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a value; dotted path.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Validate everything and show what would run; run nothing.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
+) -> None:
+    """Run a recipe: from a start model to the gate and its report.
+
+    Shows progress, survives Ctrl-C and kill at any point and goes on where it was; finished steps are reused while nothing they depend on changed.
+    Ends with exit code 0 when the run completed, whatever the verdict: `posttrain gate` carries the verdict in its exit code.
+    """
+    from posttrain.recipes import TerminalDisplay, load_recipe, outcome_text, run_recipe
+
+    loaded = load_recipe(recipe, overrides or [])
+    with TerminalDisplay() as display:
+        outcome = run_recipe(loaded, out or Path("runs") / loaded.recipe.name, display=display, dry_run=dry_run)
+    if as_json:
+        steps = [{"name": step.name, "state": step.state, "seconds": step.seconds, "outputs": step.outputs} for step in outcome.steps]
+        print(json.dumps({"verdict": outcome.verdict, "headline": outcome.headline, "report": str(outcome.report), "steps": steps}))
+    else:
+        print(outcome_text(outcome))
