@@ -1,0 +1,189 @@
+"""The single questions a gate asks of results: unscored share, independent evidence, thresholds, non-inferiority."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from posttrain.evaluation import EvaluationResult, Score, latency_of, rate_of
+from posttrain.metrics import Interval, non_inferiority, paired_difference, percentile_interval
+from posttrain.release.gate import AMOUNTS, GOOD, LATENCY, Criterion, Gate, GateConfig, NonInferiority, Slices
+from posttrain.release.samples import Key, scores_of
+from posttrain.release.verdict import Check, Outcome
+
+
+def groups_of(result: EvaluationResult, keys: Iterable[Key]) -> list[str]:
+    """The group of each sample: what intervals treat as one draw."""
+    return [result.cases[case].group for case, _ in keys]
+
+
+def unscored_checks(candidate: EvaluationResult, baseline: EvaluationResult, gate: Gate) -> list[Check]:
+    """One check a judged metric and version: is the share of unscored samples within the suite's limit?"""
+    config, limit = gate.config, gate.suite.config.max_unscored_share
+    checks = []
+    for metric in (*_judged_scores(config), GOOD):
+        for version, result in (("candidate", candidate), ("baseline", baseline)):
+            scores = list(scores_of(result, metric, "", config).values())
+            unknown = [score for score in scores if score.status == "unscored"]
+            n = len(unknown) + sum(score.status == "scored" for score in scores)
+            share = len(unknown) / n if n else 0.0
+            outcome: Outcome = "infrastructure" if share > limit else "pass"
+            reason = f"{len(unknown)} of {n} unscored" + (f", the first: {unknown[0].reason}" if unknown else "")
+            required = f"at most {limit:.1%} unscored"
+            checks.append(Check("unscored", f"{metric}, {version}", "", outcome, required, reason, value=share, num_samples=n))
+    return checks
+
+
+def evidence_check(gate: Gate) -> Check:
+    """What was used in training is never the gate's only evidence: some judged score must be independent of it."""
+    used = {*gate.config.used_in_training, *(output for s in gate.suite.scorers if s.used_in_training for output in s.outputs)}
+    independent = [score for score in _judged_scores(gate.config) if score not in used]
+    reason = f"independent: {', '.join(independent)}" if independent else f"all of them were: {', '.join(_judged_scores(gate.config))}"
+    required = "a judged score that was not used in training"
+    return Check("evidence", "independent evidence", "", "pass" if independent else "block", required, reason)
+
+
+def _judged_scores(config: GateConfig) -> list[str]:
+    """Scores of the suite that the verdict rests on, in order of mention."""
+    named = [part.score for part in config.good.requires] + [c.metric for c in config.criteria] + [t.metric for t in config.non_inferiority]
+    return [name for name in dict.fromkeys(named) if name not in (GOOD, *AMOUNTS)]
+
+
+def _slices(slices: Slices, gate: Gate) -> tuple[str, ...]:
+    """Slice names of a check; "" is the whole suite."""
+    if slices == "all":
+        return ("", *gate.suite.slices)
+    return slices or ("",)
+
+
+# ---- thresholds ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Figure:
+    """A figure with its interval and its worst and best reading (unscored samples all failed, all passed). None: does not exist."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+    value_low: float | None
+    value_high: float | None
+    num_samples: int
+
+
+def threshold_checks(criterion: Criterion, candidate: EvaluationResult, gate: Gate) -> list[Check]:
+    """One check a slice: does the candidate's figure keep to the criterion?"""
+    checks = []
+    for name in _slices(criterion.slices, gate):
+        scores = scores_of(candidate, criterion.metric, name, gate.config)
+        if criterion.metric in AMOUNTS:
+            figure = _amount(criterion, candidate, scores, gate.config.confidence)
+        else:
+            rate = rate_of(list(scores.values()), groups_of(candidate, scores), confidence=gate.config.confidence)
+            figure = _Figure(rate.value, rate.bound_low, rate.bound_high, rate.value_low, rate.value_high, rate.num_applicable)
+        checks.append(_threshold(criterion, name, figure, gate.config.min_samples))
+    return checks
+
+
+def _amount(criterion: Criterion, result: EvaluationResult, scores: Mapping[Key, Score], confidence: float) -> _Figure:
+    """Amounts are read over the samples that have one; latencies over the machine and concurrency that measured most."""
+    keys = [key for key, score in scores.items() if score.value is not None]
+    if criterion.metric == LATENCY and keys:
+        place = latency_of(result.samples[key] for key in keys)[0]
+        keys = [k for k in keys if (result.samples[k].machine, result.samples[k].concurrency) == (place["machine"], place["concurrency"])]
+    if not keys:
+        return _Figure(None, None, None, None, None, 0)
+    if criterion.statistic == "mean":
+        rate = rate_of([scores[key] for key in keys], groups_of(result, keys), confidence=confidence)
+        return _Figure(rate.value, rate.low, rate.high, rate.value, rate.value, len(keys))
+    values = [value for key in keys if (value := scores[key].value) is not None]
+    interval = percentile_interval(values, float(criterion.statistic[1:]), confidence=confidence)
+    low, high = (bound if np.isfinite(bound) else None for bound in (interval.low, interval.high))
+    return _Figure(interval.value, low, high, interval.value, interval.value, len(keys))
+
+
+def _threshold(criterion: Criterion, name: str, figure: _Figure, min_samples: int) -> Check:
+    """Kept for certain: pass. Missed for certain: block. In between, or too few samples: inconclusive."""
+    bottom, top = (figure.value_low, figure.value_high) if criterion.bound == "point" else (figure.low, figure.high)
+    if criterion.min is not None:
+        limit, word, side = criterion.min, "at least", "lower bound"
+        kept, missed = bottom is not None and bottom >= limit, top is not None and top < limit
+    else:
+        assert criterion.max is not None  # the config holds exactly one of the two
+        limit, word, side = criterion.max, "at most", "upper bound"
+        kept, missed = top is not None and top <= limit, bottom is not None and bottom > limit
+    found = f"{_number(figure.value)}, interval {_number(figure.low)} to {_number(figure.high)}"
+    outcome: Outcome = "pass" if kept else "block" if missed else "inconclusive"
+    if figure.num_samples < min_samples:
+        outcome, found = "inconclusive", f"only {figure.num_samples} samples, {min_samples} needed ({found})"
+    statistic = f"{criterion.statistic} " if criterion.metric in AMOUNTS else ""
+    required = f"{statistic}{word} {_number(limit)}, {'point' if criterion.bound == 'point' else side}"
+    return Check(
+        kind="threshold",
+        metric=criterion.metric,
+        slice=name,
+        outcome=outcome,
+        required=required,
+        reason=found,
+        role=criterion.role,
+        value=figure.value,
+        low=figure.low,
+        high=figure.high,
+        num_samples=figure.num_samples,
+    )
+
+
+def _number(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.4g}"
+
+
+# ---- non-inferiority -------------------------------------------------------------------------------------------------------
+
+
+def non_inferiority_checks(test: NonInferiority, candidate: EvaluationResult, baseline: EvaluationResult, gate: Gate) -> list[Check]:
+    """One check a slice: is the candidate at most ``margin`` worse than the version in service?"""
+    return [_non_inferior(test, name, candidate, baseline, gate.config) for name in _slices(test.slices, gate)]
+
+
+def _non_inferior(test: NonInferiority, name: str, candidate: EvaluationResult, baseline: EvaluationResult, config: GateConfig) -> Check:
+    required = f"at most {test.margin:.3g} worse than the version in service, lower bound"
+    after, before = (scores_of(result, test.metric, name, config) for result in (candidate, baseline))
+    keys = [key for key in after if after[key].status != "not_applicable" and before[key].status != "not_applicable"]
+    if not keys:
+        reason = "no sample applies to both versions"
+        return Check("non_inferiority", test.metric, name, "inconclusive", required, reason, test.role)
+    groups = groups_of(candidate, keys)
+
+    def difference(unscored_after: float, unscored_before: float) -> Interval:
+        first = [_filled(after[key], unscored_after) for key in keys]
+        second = [_filled(before[key], unscored_before) for key in keys]
+        return paired_difference(first, second, groups=groups, confidence=config.confidence)
+
+    worst, best = difference(0.0, 1.0), difference(1.0, 0.0)
+    reason = f"difference {worst.value:+.3f}, interval {worst.low:+.3f} to {best.high:+.3f}"
+    outcome: Outcome = "inconclusive"
+    if len(keys) < config.min_samples:
+        reason = f"only {len(keys)} paired samples, {config.min_samples} needed ({reason})"
+    elif non_inferiority(worst, test.margin) == "non_inferior":
+        outcome = "pass"
+    elif non_inferiority(best, test.margin) == "inferior":
+        outcome, reason = "block", f"worse for certain: {reason}"
+    else:
+        reason = f"a loss above {test.margin:.3g} cannot be ruled out: {reason}"
+    return Check(
+        kind="non_inferiority",
+        metric=test.metric,
+        slice=name,
+        outcome=outcome,
+        required=required,
+        reason=reason,
+        role=test.role,
+        value=worst.value,
+        low=worst.low,
+        high=best.high,
+        num_samples=len(keys),
+    )
+
+
+def _filled(score: Score, unscored: float) -> float:
+    return unscored if score.value is None else score.value

@@ -1,0 +1,90 @@
+"""Judge a candidate's results against the version in service. Reads results; never runs a model."""
+
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+
+from posttrain.errors import ConfigError
+from posttrain.evaluation import EvaluationResult, rate_of
+from posttrain.metrics import paired_difference
+from posttrain.release.checks import evidence_check, groups_of, non_inferiority_checks, threshold_checks, unscored_checks
+from posttrain.release.gate import GOOD, Gate, GateConfig
+from posttrain.release.samples import Key, good_score, scores_of
+from posttrain.release.verdict import Comparison, SampleChange, Verdict, overall
+
+
+def judge(candidate: EvaluationResult | str | Path, baseline: EvaluationResult | str | Path, gate: Gate) -> Verdict:
+    """The verdict on two evaluation folders under a frozen gate.
+
+    Raises ConfigError when they cannot be judged: results of different suites, of a suite changed since, or a suite or gate
+    frozen only after the candidate's training began.
+    """
+    after = candidate if isinstance(candidate, EvaluationResult) else EvaluationResult.load(candidate)
+    before = baseline if isinstance(baseline, EvaluationResult) else EvaluationResult.load(baseline)
+    check_comparable(after, before, gate)
+    config = gate.config
+    checks = (
+        *unscored_checks(after, before, gate),
+        evidence_check(gate),
+        *(check for criterion in config.criteria for check in threshold_checks(criterion, after, gate)),
+        *(check for test in config.non_inferiority for check in non_inferiority_checks(test, after, before, gate)),
+    )
+    return Verdict(
+        status=overall(checks),
+        gate=f"{config.name} {config.version}",
+        suite=f"{gate.suite.config.name} {gate.suite.config.version}",
+        suite_hash=gate.suite.hash,
+        candidate=after.name,
+        baseline=before.name,
+        checks=checks,
+        comparisons=tuple(_comparisons(after, before, gate)),
+        changes=tuple(SampleChange(*key, _good(before, key, config), _good(after, key, config)) for key in after.samples),
+    )
+
+
+def check_comparable(candidate: EvaluationResult, baseline: EvaluationResult, gate: Gate) -> None:
+    """Raise ConfigError unless both results belong to the gate's suite as frozen, before the candidate's training."""
+    suite = gate.suite
+    expected = {(case.id, sample) for case in suite.cases for sample in range(suite.config.samples_per_case)}
+    for version, result in (("candidate", candidate), ("baseline", baseline)):
+        if result.suite_hash != suite.hash:
+            raise ConfigError(
+                f"{version} {result.folder}: evaluated on {result.suite_hash[:22]}, the gate judges by {suite.hash[:22]} ({suite.path})",
+                hint="evaluate both models on the suite as it is now",
+            )
+        if set(result.samples) != expected:
+            missing = len(expected - set(result.samples))
+            raise ConfigError(
+                f"{version} {result.folder}: {missing} of {len(expected)} samples are missing", hint="let `posttrain eval` finish"
+            )
+    began = candidate.run.get("trained_at")
+    for file, time in ((suite.path, gate.suite_frozen_at), (gate.path, gate.frozen_at)):
+        if began and datetime.fromisoformat(time) > datetime.fromisoformat(began):
+            raise ConfigError(
+                f"{file}: frozen at {time}, after the candidate's training began at {began}",
+                hint="a gate is written before training: train again under this one, or restore the earlier lock file",
+            )
+
+
+def _good(result: EvaluationResult, key: Key, config: GateConfig) -> bool | None:
+    value = good_score(result.samples[key], config).value
+    return None if value is None else bool(value)
+
+
+def _comparisons(candidate: EvaluationResult, baseline: EvaluationResult, gate: Gate) -> Iterator[Comparison]:
+    """Before and after for G(x) and every score, overall and by slice; differences over samples scored in both."""
+    config = gate.config
+    for metric in (GOOD, *gate.suite.score_names):
+        for name in ("", *gate.suite.slices):
+            after, before = (scores_of(result, metric, name, config) for result in (candidate, baseline))
+            rates = [rate_of(list(s.values()), groups_of(candidate, s), confidence=config.confidence) for s in (before, after)]
+            if not any(rate.num_applicable for rate in rates):
+                continue
+            pairs = [(key, score.value, before[key].value) for key, score in after.items()]
+            known = [(key, new, old) for key, new, old in pairs if new is not None and old is not None]
+            difference = None
+            if known:
+                groups = groups_of(candidate, (key for key, _, _ in known))
+                new_values, old_values = [new for _, new, _ in known], [old for _, _, old in known]
+                difference = paired_difference(new_values, old_values, groups=groups, confidence=config.confidence)
+            yield Comparison(metric, name, rates[0], rates[1], difference)
