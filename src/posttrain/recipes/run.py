@@ -16,7 +16,7 @@ from posttrain.lineage import LineageStore, build_loggers, code_record, environm
 from posttrain.recipes.curation import curate, describe_data
 from posttrain.recipes.recipe import LoadedRecipe, StageEntry
 from posttrain.recipes.report import write_recipe_report
-from posttrain.recipes.start_model import folder_fingerprint, prepare_start_model, start_model_inputs
+from posttrain.recipes.start_model import prepare_start_model, start_model_inputs
 from posttrain.recipes.steps import Display, Outputs, StepResult, Steps, exclusive
 from posttrain.release import Gate, judge, load_gate, write_junit
 from posttrain.stages import STAGES
@@ -30,6 +30,8 @@ class RunOutcome:
     verdict: str
     headline: str
     report: Path
+    before: Path
+    after: Path
     steps: tuple[StepResult, ...]
 
 
@@ -70,9 +72,10 @@ def run_recipe(loaded: LoadedRecipe, out: str | Path, *, display: Display, dry_r
         place = [suite.path.resolve() for suite in suites].index(gate.suite.path.resolve())
         verdict = _judge(steps, gate, before[place], after[place], origins)
         if dry_run:
-            return RunOutcome(root, "", "dry run: nothing was run", root / "report.html", tuple(steps.results))
-        report = write_recipe_report(loaded, gate, steps.results, before[place].folder, after[place].folder, root / "report.html")
-        return RunOutcome(root, verdict.outputs["verdict"], verdict.outputs["headline"], report, tuple(steps.results))
+            return RunOutcome(root, "", "dry run: nothing was run", root / "report.html", Path(), Path(), tuple(steps.results))
+        folders = before[place].folder, after[place].folder
+        report = write_recipe_report(loaded, gate, steps.results, *folders, root / "report.html")
+        return RunOutcome(root, verdict.outputs["verdict"], verdict.outputs["headline"], report, *folders, tuple(steps.results))
 
 
 def _load_criteria(loaded: LoadedRecipe) -> tuple[Gate, list[Suite]]:
@@ -268,6 +271,3 @@ def _with_seed(settings: Mapping[str, Any], seed: int) -> dict[str, Any]:
 def _versions() -> dict[str, str]:
     """Versions that decide a numeric result."""
     return {name: version(name) for name in ("posttrain", "torch", "transformers")}
-
-
-__all__ = ["RunOutcome", "folder_fingerprint", "run_recipe"]
