@@ -4,7 +4,7 @@ from posttrain.training.distributed import World, open_world
 from posttrain.training.items import Microbatch, TrainingItem
 from posttrain.training.loop import train
 from posttrain.training.plan import BatchPlan, build_plan
-from posttrain.training.report import Evaluation, Progress, Quiet, StepReport, TrainResult
+from posttrain.training.report import Evaluation, StepReport, TrainResult
 from posttrain.training.settings import TrainingSettings
 from posttrain.training.step import LossFunction
 
@@ -13,8 +13,6 @@ __all__ = [
     "Evaluation",
     "LossFunction",
     "Microbatch",
-    "Progress",
-    "Quiet",
     "StepReport",
     "TrainResult",
     "TrainingItem",

@@ -29,6 +29,13 @@ class World:
         """True in the process that writes files."""
         return self.rank == 0
 
+    @property
+    def device(self) -> torch.device:
+        """Where this process computes: its own CUDA device where there is one, else the CPU."""
+        if torch.cuda.is_available():
+            return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        return torch.device("cpu")
+
     def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Replace each gradient by its sum over all processes; a process without micro-batches adds zeros."""
         if self.size == 1:

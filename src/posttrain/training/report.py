@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from posttrain.models import Policy
 
@@ -69,23 +69,3 @@ class TrainResult:
     def final_loss(self) -> float:
         """Loss of the last step."""
         return float(self.history[-1]["loss"])
-
-
-class Progress(Protocol):
-    """Where a stage tells what it does; the command line draws it, a recipe logs it."""
-
-    def message(self, text: str) -> None:
-        """One line about what happens now."""
-
-    def step(self, report: StepReport) -> None:
-        """A step is done."""
-
-
-class Quiet:
-    """Progress that nobody looks at."""
-
-    def message(self, text: str) -> None:
-        """Say nothing."""
-
-    def step(self, report: StepReport) -> None:
-        """Say nothing."""

@@ -1,0 +1,61 @@
+"""What every training stage takes and returns, and the register of stages a recipe chooses from."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from posttrain.config import Config, Registry, parse
+
+
+class Progress(Protocol):
+    """Where a stage tells what it does: a terminal, a recipe's display, or nowhere."""
+
+    def advance(self, done: int, total: int, note: str = "") -> None:
+        """So many of so many steps are done."""
+
+    def say(self, text: str) -> None:
+        """One line for the reader."""
+
+
+class Quiet:
+    """Progress that nobody looks at."""
+
+    def advance(self, done: int, total: int, note: str = "") -> None:
+        """Say nothing."""
+
+    def say(self, text: str) -> None:
+        """Say nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class StageResult:
+    """model: the folder to load, the start model's own when ``adapter`` is set. id: in the lineage, empty without one.
+
+    metrics: plain numbers (loss, tokens, seconds, rows dropped). history: one entry a step.
+    """
+
+    model: Path
+    adapter: Path | None
+    metrics: Mapping[str, float]
+    history: Sequence[Mapping[str, Any]] = field(default=(), repr=False)
+    id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A training method: its settings class and the function that runs it.
+
+    ``run(config, model_path, run_dir, *, lineage, parents, progress, logger) -> StageResult``
+    """
+
+    config: type[Config]
+    run: Callable[..., StageResult]
+
+    def parse(self, settings: Mapping[str, Any], *, where: str) -> Config:
+        """Validate a recipe's settings; ConfigError names every problem."""
+        return parse(self.config, dict(settings), where=where)
+
+
+STAGES: Registry[Stage] = Registry("stage")
+"""Stages by the name a recipe uses."""

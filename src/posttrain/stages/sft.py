@@ -1,0 +1,207 @@
+"""Supervised fine-tuning, from a data file to a model folder or adapter. Reads top to bottom."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from pydantic import Field, model_validator
+
+from posttrain.chat import CONTRACT_FILE, ChatContract, MaskKind
+from posttrain.config.files import write_json
+from posttrain.data import DataCard, check_consent, load_card, read_records
+from posttrain.errors import DataError
+from posttrain.lineage import LineageStore, RunLogger, code_record, environment_record
+from posttrain.models import Forest, ModelOptions, ModelSettings, Policy, find_model
+from posttrain.objectives import LossOutput, sft_loss
+from posttrain.records import Demonstration, TokenSequence
+from posttrain.stages.base import STAGES, Progress, Quiet, Stage, StageResult
+from posttrain.training import Microbatch, StepReport, TrainingSettings, TrainResult, open_world, train
+
+LORA_LEARNING_RATE = 2e-4
+FULL_LEARNING_RATE = 1e-5
+
+
+class SftConfig(ModelOptions):
+    """What a recipe says under ``sft:``; the model's options (``lora``, ``dtype``, ...) stand at the same level."""
+
+    data: str
+    """A file of demonstrations, in any shape `posttrain check` reads."""
+    mask: MaskKind = "assistant"
+    """Which turns train: every assistant turn, the last one, or those after the last user message."""
+    max_tokens: int | None = Field(default=None, ge=2)
+    """Longest row in tokens; left out: as many as the model's positions."""
+    on_too_long: Literal["stop", "drop"] = "stop"
+    """A row over ``max_tokens``: stop and name it, or leave it out and say how many were. Rows are never cut."""
+    on_nothing_supervised: Literal["stop", "drop"] = "stop"
+    """A row none of whose tokens is supervised: stop and name it, or leave it out and say how many were."""
+    training: TrainingSettings
+    """The engine's settings; ``learning_rate`` is 2e-4 with an adapter and 1e-5 in full when left out."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_learning_rate(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or not isinstance(values.get("training", {}), dict):
+            return values
+        rate = LORA_LEARNING_RATE if values.get("lora") is not None or values.get("adapter") else FULL_LEARNING_RATE
+        return values | {"training": {"learning_rate": rate, **values.get("training", {})}}
+
+    @model_validator(mode="after")
+    def _dropout_needs_own_tokens(self) -> "SftConfig":
+        if self.lora is not None and self.lora.dropout > 0 and self.training.share_prefixes:
+            raise ValueError("'lora.dropout' above 0 needs 'training.share_prefixes: false': every sequence draws its own mask")
+        return self
+
+
+def run_sft(
+    config: SftConfig,
+    model_path: str | Path,
+    run_dir: str | Path,
+    *,
+    lineage: LineageStore | None = None,
+    parents: Sequence[str] = (),
+    progress: Progress | None = None,
+    logger: RunLogger | None = None,
+) -> StageResult:
+    """Train ``model_path`` on ``config.data`` and write ``run_dir/model`` (full) or ``run_dir/adapter`` (PEFT files).
+
+    Killed and called again it goes on from its last checkpoint. Raises DataError for rows that would train nothing or not fit, CheckFailed
+    for data without consent, ContractError, ConfigError and TrainingError as :func:`posttrain.training.train` does.
+    """
+    out, folder = Path(run_dir), find_model(model_path)
+    target = out / ("adapter" if config.lora is not None or config.adapter is not None else "model")
+    with open_world() as world:
+        show = progress if progress and world.is_main else Quiet()
+        card = load_card(config.data)
+        check_consent(card)
+        contract = ChatContract.load(folder)
+        _check_contracts(contract, [folder, *([Path(config.adapter)] if config.adapter else []), out])
+        sequences, counts = load_sequences(config, contract, limit=config.max_tokens or _context_length(folder))
+        show.say(_describe(counts))
+        policy = Policy.load(
+            ModelSettings(path=str(folder), **{name: getattr(config, name) for name in ModelOptions.model_fields}),
+            seed=config.training.seed,
+            device=world.device,
+            num_tokens=_planned_tokens(sequences, config.training),
+        )
+        if world.is_main:
+            write_json(out / CONTRACT_FILE, contract.record())
+        if logger and world.is_main:
+            logger.log_params(config.dump())
+
+        def on_step(report: StepReport) -> None:
+            show.advance(report.step, report.num_steps, f"loss {report.loss:.3f}  {report.tokens_per_second:.0f} tokens/s")
+            if logger:
+                logger.log_metrics(report.numbers(), report.step)
+
+        trained = train(policy, sequences, sft_step, config.training, run_dir=out, contract_record=contract.record(), on_step=on_step)
+        metrics, id_ = counts | _summary(trained, policy), ""
+        if world.is_main:
+            policy.save(target, contract)
+            write_json(
+                out / "result.json", {"model": str(folder), "settings": config.dump(), "metrics": metrics, "history": trained.history}
+            )
+            if lineage:
+                sources = [*(parents or _start(lineage, folder)), *_sources(lineage, config, card, contract)]
+                id_ = lineage.put(target.name, {"name": target.name, "stage": "sft", "metrics": metrics}, parents=sources, files=[target])
+        world.wait()
+    is_adapter = target.name == "adapter"
+    return StageResult(folder if is_adapter else target, target if is_adapter else None, metrics, trained.history, id_)
+
+
+def sft_step(policy: Policy, forest: Forest, microbatch: Microbatch) -> LossOutput:
+    """The loss of one micro-batch: every supervised token counts the same."""
+    return sft_loss(policy.logprobs(forest, uniform=True))
+
+
+def load_sequences(config: SftConfig, contract: ChatContract, *, limit: int | None) -> tuple[list[TokenSequence], dict[str, float]]:
+    """Read, render and mask ``config.data``: the sequences that train, and counts of rows, tokens and what was left out.
+
+    Raises DataError naming the rows when some are longer than ``limit`` tokens or train nothing and the config says stop.
+    """
+    rows = cast(Iterator[Demonstration], read_records(config.data, Demonstration))
+    sequences = list(contract.supervise_many(rows, mask=config.mask))
+    too_long = [row for row in sequences if limit is not None and len(row) > limit]
+    idle = [row for row in sequences if row.num_supervised == 0]
+    _check_rows(config.data, too_long, config.on_too_long, f"longer than {limit} tokens", "on_too_long")
+    _check_rows(
+        config.data, idle, config.on_nothing_supervised, f"without a supervised token under mask '{config.mask}'", "on_nothing_supervised"
+    )
+    left_out = {row.index for row in (*too_long, *idle)}
+    kept = [row for row in sequences if row.index not in left_out]
+    if not kept:
+        raise DataError(f"{config.data}: all {len(sequences)} rows were dropped, nothing is left to train on", hint="see `posttrain check`")
+    counts = {
+        "rows": len(kept),
+        "rows_too_long": len(too_long),
+        "rows_nothing_supervised": len(idle),
+        "tokens": sum(len(row) for row in kept),
+        "supervised_tokens": sum(row.num_supervised for row in kept),
+    }
+    return kept, {name: float(value) for name, value in counts.items()}
+
+
+def _check_rows(data: str, rows: Sequence[TokenSequence], rule: str, problem: str, setting: str) -> None:
+    if rows and rule == "stop":
+        named = ", ".join(f"{row.index + 1} ({len(row)} tokens)" for row in rows[:10]) + (", ..." if len(rows) > 10 else "")
+        raise DataError(f"{data}: {len(rows)} rows are {problem}: {named}", hint=f"fix them, or leave them out with {setting}: drop")
+
+
+def _check_contracts(contract: ChatContract, folders: Sequence[Path]) -> None:
+    """Every folder that carries a contract (model, adapter, the run itself) must carry this one."""
+    for folder in folders:
+        file = folder / CONTRACT_FILE
+        if file.is_file():
+            contract.check_same(json.loads(file.read_text(encoding="utf-8")), what=str(folder))
+
+
+def _context_length(model: Path) -> int | None:
+    """Positions the model was built for; None where its config does not say."""
+    config = json.loads((model / "config.json").read_text(encoding="utf-8"))
+    value = config.get("text_config", config).get("max_position_embeddings")
+    return int(value) if value else None
+
+
+def _planned_tokens(sequences: Sequence[TokenSequence], settings: TrainingSettings) -> int:
+    """Tokens of the whole run, shared ones counted each time: an upper bound of the work."""
+    passes = settings.max_steps * settings.sequences_per_step / len(sequences) if settings.max_steps else settings.epochs
+    return int(passes * sum(len(row) for row in sequences))
+
+
+def _describe(counts: Mapping[str, float]) -> str:
+    left_out = int(counts["rows_too_long"]), int(counts["rows_nothing_supervised"])
+    text = f"{int(counts['rows'])} rows, {int(counts['tokens'])} tokens, {int(counts['supervised_tokens'])} of them supervised"
+    return text + (f"; left out: {left_out[0]} too long, {left_out[1]} that would train nothing" if any(left_out) else "")
+
+
+def _summary(trained: TrainResult, policy: Policy) -> dict[str, float]:
+    """Numbers of the run that come out the same however often it was interrupted."""
+    return {
+        "steps": float(trained.num_steps),
+        "epochs": float(trained.history[-1]["epoch"]),
+        "first_loss": float(trained.history[0]["loss"]),
+        "final_loss": trained.final_loss,
+        "logical_tokens": float(sum(entry["logical_tokens"] for entry in trained.history)),
+        "packed_tokens": float(sum(entry["packed_tokens"] for entry in trained.history)),
+        "trainable_parameters": float(sum(parameter.numel() for parameter in policy.trainable().values())),
+    }
+
+
+def _start(lineage: LineageStore, model: Path) -> list[str]:
+    """The start model as a node, for runs outside a recipe."""
+    return [lineage.put("model", {"name": model.name}, files=[model])]
+
+
+def _sources(lineage: LineageStore, config: SftConfig, card: DataCard, contract: ChatContract) -> list[str]:
+    """What the result was made from, beside the start model."""
+    return [
+        lineage.put("data", {"name": Path(config.data).name, **card.dump()}, files=[config.data]),
+        lineage.put("template", {"hash": contract.hash, "parts": contract.hashes}),
+        lineage.put("config", {"stage": "sft", "settings": config.dump()}),
+        lineage.put("seed", {"training": config.training.seed}),
+        lineage.put("code", code_record()),
+        lineage.put("environment", environment_record()),
+    ]
+
+
+STAGES.register("sft")(Stage(SftConfig, run_sft))
