@@ -1,6 +1,7 @@
 """The chat contract: template, tokenizer and special tokens under one hash; the one rule T(messages) -> text -> token ids."""
 
 import functools
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from itertools import islice
@@ -12,11 +13,12 @@ from numpy.typing import NDArray
 from tokenizers import Encoding
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from posttrain.chat.alignment import Aligner, Span, encoded
 from posttrain.chat.control import OPEN, ControlText, literals, unmark
 from posttrain.chat.golden import SCHEMA, GoldenConversation, describe_difference, golden_renderings
 from posttrain.chat.identity import chat_special_tokens, identity_hashes, plain_backend
 from posttrain.chat.rendering import TEMPLATE_DATE, TemplateRenderer
-from posttrain.chat.supervision import Encoded, MaskKind, Span, SpanFinder, derive_turn_ends, supervised_turns, token_mask
+from posttrain.chat.supervision import MaskKind, SpanFinder, derive_turn_ends, supervised_turns
 from posttrain.config.files import write_json
 from posttrain.errors import ContractError
 from posttrain.records import Demonstration, Message, TokenSequence
@@ -41,7 +43,7 @@ class ChatContract:
         self._settings = {"date": TEMPLATE_DATE} if "strftime_now" in self.template else {}
         self._renderer = TemplateRenderer(self.template, self._special_tokens)
         added = self._backend.get_added_tokens_decoder()
-        self._added_ids = frozenset(added)
+        self._aligner = Aligner(self._backend, list(added))
         self._control = ControlText(self._backend, self.template)
         ends = derive_turn_ends(self._renderer, [token.content for token in added.values() if token.special])
         self._spans = SpanFinder(self._renderer, ends)
@@ -84,8 +86,10 @@ class ChatContract:
         ``mask``: ``"assistant"`` every assistant turn; ``"completion"`` the assistant turns after the last user message (a tool
         trajectory's calls and its final answer); ``"last"`` the last assistant turn alone. A turn is what the model generates: what
         follows the generation prompt, tool-call arguments included, up to and with the end-of-turn token. System, user and tool
-        messages and the generation prompt are never supervised. Where a token would straddle the end of the generation prompt (a
-        template ending in a newline, an answer beginning with one), the text is encoded in two parts there, as when generating.
+        messages, the generation prompt, and turns the data gives weight 0 are never supervised.
+
+        Where the answer would change the token ids of the generation prompt (a template ending in a newline, an answer beginning
+        with one), the text is encoded in two parts there, as it is when generating.
         Raises ContractError, naming the row, when the mask cannot be derived exactly.
         """
         return next(self.supervise_many([demonstration], mask=mask, first_index=index))
@@ -94,12 +98,25 @@ class ChatContract:
         self, demonstrations: Iterable[Demonstration], *, mask: MaskKind = "assistant", first_index: int = 0
     ) -> Iterator[TokenSequence]:
         """:meth:`supervise` for a stream, encoded in batches; rows are numbered from ``first_index``."""
+        for result in self.supervise_each(demonstrations, mask=mask, first_index=first_index):
+            if isinstance(result, ContractError):
+                raise result
+            yield result
+
+    def supervise_each(
+        self, demonstrations: Iterable[Demonstration], *, mask: MaskKind = "assistant", first_index: int = 0
+    ) -> Iterator[TokenSequence | ContractError]:
+        """Like :meth:`supervise_many`, but a row without an exact mask gives its error in place of a sequence."""
         rows = iter(demonstrations)
         while batch := list(islice(rows, _BATCH)):
-            located = [self._locate(row, supervised_turns(row.messages, mask), first_index + i) for i, row in enumerate(batch)]
-            encodings = self._backend.encode_batch([text for text, _ in located], add_special_tokens=False)
-            for i, (encoding, (text, spans)) in enumerate(zip(encodings, located, strict=True)):
-                yield self._sequence(encoding, text, spans, first_index + i)
+            located = [self._locate(row, supervised_turns(row, mask), first_index + i) for i, row in enumerate(batch)]
+            texts = [place[0] for place in located if not isinstance(place, ContractError)]
+            encodings = iter(self._backend.encode_batch(texts, add_special_tokens=False))
+            for i, place in enumerate(located):
+                if isinstance(place, ContractError):
+                    yield place
+                else:
+                    yield self._sequence(next(encodings), *place, first_index + i)
             first_index += len(batch)
 
     def encode_completion(
@@ -115,12 +132,17 @@ class ChatContract:
                 f"row {index}: a completion begins with an assistant message", hint="move what comes before it into the prompt"
             )
         row = Demonstration((*prompt, *completion), tools=tuple(tools))
-        text, spans = self._locate(row, turns, index)
-        return self._sequence(self._backend.encode(text, add_special_tokens=False), text, spans, index)
+        place = self._locate(row, turns, index)
+        if isinstance(place, ContractError):
+            raise place
+        result = self._sequence(self._backend.encode(place[0], add_special_tokens=False), *place, index)
+        if isinstance(result, ContractError):
+            raise result
+        return result
 
-    def decode(self, ids: Sequence[int] | NDArray[np.int32]) -> str:
+    def decode(self, ids: Sequence[int] | NDArray[np.int32], *, skip_special_tokens: bool = True) -> str:
         """Text of generated ids without special tokens, spaces untouched."""
-        return str(self.tokenizer.decode([int(i) for i in ids], skip_special_tokens=True, clean_up_tokenization_spaces=False))
+        return str(self._backend.decode([int(i) for i in ids], skip_special_tokens=skip_special_tokens))
 
     def record(self) -> dict[str, Any]:
         """Plain JSON: hashes, template, special tokens, golden conversations, library versions. What ``contract.json`` holds."""
@@ -174,7 +196,7 @@ class ChatContract:
                 hint="remove them: " + ", ".join(sorted(set(literals(marked)))),
             )
 
-    def _locate(self, row: Demonstration, turns: Sequence[int], index: int) -> tuple[str, list[Span]]:
+    def _locate(self, row: Demonstration, turns: Sequence[int], index: int) -> tuple[str, list[Span]] | ContractError:
         """The (marked) text of a row and the spans of ``turns`` in it."""
         try:
             messages, tools = self._marked(row.messages, row.tools)
@@ -183,25 +205,21 @@ class ChatContract:
                 self._check_marks(text, self.render(row.messages, tools=row.tools))
             return text, spans
         except ContractError as error:
-            raise _in_row(error, index) from None
+            return _in_row(error, index)
 
-    def _sequence(self, encoding: Encoding, text: str, spans: Sequence[Span], index: int) -> TokenSequence:
+    def _sequence(self, encoding: Encoding, text: str, spans: Sequence[Span], index: int) -> TokenSequence | ContractError:
         try:
-            if OPEN in text:
-                encoded = self._control.encode(text)
-            else:
-                encoded = Encoded(encoding.ids, np.asarray(encoding.offsets, dtype=np.int64).reshape(-1, 2))
-            mask, straddled = token_mask(encoded, spans, self._added_ids)
-            if straddled:
-                encoded = self._control.encode(text, cuts=straddled)
-                mask, straddled = token_mask(encoded, spans, self._added_ids)
-            if straddled:
-                raise ContractError(
-                    f"a token lies across the edge of an assistant turn (character {straddled[0]})", hint="change the white space there"
-                )
+            tokens = self._control.encode(text) if OPEN in text else encoded(encoding.ids, encoding.offsets)
+            mask, wrong = self._aligner.mask(text, tokens, spans)
+            if wrong:
+                tokens = self._control.encode(text, cuts=wrong)
+                mask, wrong = self._aligner.mask(text, tokens, spans)
         except ContractError as error:
-            raise _in_row(error, index) from None
-        return TokenSequence(np.array(encoded.ids, dtype=np.int32), mask, index)
+            return _in_row(error, index)
+        if wrong:
+            reason = f"the token ids in front of {text[wrong[0] : wrong[0] + 20]!r} are not those of the generation prompt"
+            return _in_row(ContractError(reason, hint="remove white space at the start of the assistant's content"), index)
+        return TokenSequence(tokens.ids, mask, index)
 
     @classmethod
     def load(cls, path: str | Path, *, template: str | None = None) -> "ChatContract":
@@ -218,6 +236,24 @@ class ChatContract:
             return cls(tokenizer, template)
         except ContractError as error:
             raise ContractError(f"{folder}: {error.message}", hint=error.hint) from None
+
+
+def load_record(path: str | Path) -> dict[str, Any]:
+    """A frozen record: a JSON file, or the ``contract.json`` of an artefact's folder. Raises ContractError when it is none."""
+    file = Path(path)
+    if file.is_dir():
+        file = file / CONTRACT_FILE
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ContractError(
+            f"{file}: no contract record can be read: {error}", hint="`posttrain contract freeze MODEL -o FILE` writes one"
+        ) from None
+    if not isinstance(record, dict) or record.get("schema") != SCHEMA or not isinstance(record.get("hash"), str):
+        raise ContractError(
+            f"{file}: this is no contract record of schema {SCHEMA}", hint="`posttrain contract freeze MODEL -o FILE` writes one"
+        )
+    return record
 
 
 def _template_of(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -11,10 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 from tokenizers import Tokenizer
 
-from posttrain.chat.supervision import Encoded
+from posttrain.chat.alignment import Encoded, encoded
 from posttrain.errors import ContractError
 from posttrain.records import Message, ToolCall
 
@@ -63,7 +62,7 @@ class ControlText:
             piece_ids, piece_offsets = self._encode_piece(text[begin:end], literal=literal, first=not ids)
             ids += piece_ids
             offsets += [(begin + start, begin + stop) for start, stop in piece_offsets]
-        return Encoded(ids, np.asarray(offsets, dtype=np.int64).reshape(-1, 2))
+        return encoded(ids, offsets)
 
     def _encode_piece(self, piece: str, *, literal: bool, first: bool) -> tuple[list[int], list[tuple[int, int]]]:
         backend = self._literal if literal else self._backend

@@ -15,17 +15,13 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
+from posttrain.chat.alignment import Span
 from posttrain.chat.rendering import PROBE_CHAT, PROBE_TOOL, TemplateRenderer
 from posttrain.errors import ContractError, suggest
-from posttrain.records import Message, ToolCall
+from posttrain.records import UNTRAINED_TURNS, Demonstration, Message, ToolCall
 
 MaskKind = Literal["assistant", "last", "completion"]
 MASK_KINDS: tuple[MaskKind, ...] = ("assistant", "last", "completion")
-
-Span = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,17 +76,18 @@ def _last(text: str, tokens: Sequence[str]) -> str | None:
     return max(places)[2] if places else None
 
 
-def supervised_turns(messages: Sequence[Message], mask: MaskKind) -> list[int]:
-    """Positions of the assistant messages a mask kind supervises (see :meth:`ChatContract.supervise`)."""
+def supervised_turns(row: Demonstration, mask: MaskKind) -> list[int]:
+    """Positions of the assistant messages a mask kind supervises (see :meth:`ChatContract.supervise`), turns of weight 0 left out."""
     if mask not in MASK_KINDS:
         raise ContractError(f"unknown mask '{mask}'", hint=suggest(mask, MASK_KINDS))
-    turns = [i for i, message in enumerate(messages) if message.role == "assistant"]
+    turns = [i for i, message in enumerate(row.messages) if message.role == "assistant"]
     if mask == "last":
-        return turns[-1:]
-    if mask == "completion":
-        last_user = max((i for i, message in enumerate(messages) if message.role == "user"), default=-1)
-        return [i for i in turns if i > last_user]
-    return turns
+        turns = turns[-1:]
+    elif mask == "completion":
+        last_user = max((i for i, message in enumerate(row.messages) if message.role == "user"), default=-1)
+        turns = [i for i in turns if i > last_user]
+    untrained = row.metadata.get(UNTRAINED_TURNS, ())
+    return [i for i in turns if i not in untrained]
 
 
 class SpanFinder:
@@ -214,29 +211,3 @@ def _refusal(turn: int, reason: str, expected: str, seen: str, hint: str = _LAST
     return ContractError(
         f"{where} be masked exactly: {reason}. Expected {expected[shown]!r}, found {seen[shown]!r} (character {place})", hint=hint
     )
-
-
-@dataclass(frozen=True, slots=True)
-class Encoded:
-    """Token ids with the characters each token covers: ids [token], offsets int [token, 2]."""
-
-    ids: Sequence[int]
-    offsets: NDArray[np.int64]
-
-
-def token_mask(encoded: Encoded, spans: Sequence[Span], added_ids: frozenset[int]) -> tuple[NDArray[np.bool_], list[int]]:
-    """bool [token], True for tokens that begin inside a span; and the edges of spans that a token straddles.
-
-    Added tokens may straddle (some swallow neighbouring white space): such a token belongs to the side it begins on, and has the same
-    id when the model generates.
-    """
-    starts, stops = encoded.offsets[:, 0], encoded.offsets[:, 1]
-    mask = np.zeros(len(starts), dtype=np.bool_)
-    straddled = []
-    for span in spans:
-        first, after = np.searchsorted(starts, span)
-        mask[first:after] = True
-        for edge, place in zip(span, (int(first) - 1, int(after) - 1), strict=True):
-            if place >= 0 and starts[place] < edge < stops[place] and encoded.ids[place] not in added_ids:
-                straddled.append(edge)
-    return mask, straddled

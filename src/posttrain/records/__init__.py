@@ -4,6 +4,7 @@ from posttrain.records.checks import FieldError, check_conversation, check_recor
 from posttrain.records.generation import Generation, GenerationRequest, SamplingSettings
 from posttrain.records.messages import (
     ROLES,
+    UNTRAINED_TURNS,
     Demonstration,
     FeedbackEvent,
     Message,
@@ -18,6 +19,7 @@ from posttrain.records.tokens import TokenSequence
 
 __all__ = [
     "ROLES",
+    "UNTRAINED_TURNS",
     "Demonstration",
     "FeedbackEvent",
     "FieldError",

@@ -6,6 +6,8 @@ from typing import Any
 
 Role = str  # "system" | "user" | "assistant" | "tool"
 ROLES = ("system", "user", "assistant", "tool")
+UNTRAINED_TURNS = "untrained_turns"
+"""Key of :attr:`Demonstration.metadata`: positions of assistant turns the data gives weight 0 (OpenAI's ``weight: 0``)."""
 
 
 @dataclass(frozen=True, slots=True)

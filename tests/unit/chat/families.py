@@ -2,10 +2,10 @@
 
 import functools
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from posttrain.chat import ChatContract
@@ -37,6 +37,7 @@ class Family:
     system: bool = True
     trims: bool = False
     swallows: bool = False
+    llama_split: bool = False
 
     @property
     def marked_template(self) -> str:
@@ -49,6 +50,7 @@ class Family:
         return re.sub(r"\{%- endgeneration -%\}", "{%- endif -%}", text)
 
 
+_LLAMA_SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _CHATML = ("<|im_start|>", "<|im_end|>", "<|endoftext|>")
 _QWEN = ("<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>", "<think>", "</think>")
 _LLAMA = ("<|begin_of_text|>", "<|eot_id|>", "<|start_header_id|>", "<|end_header_id|>", "<|end_of_text|>", "<|eom_id|>")
@@ -64,17 +66,15 @@ _MISTRAL = (
     "</s>",
 )
 _DEEPSEEK = ("<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>")
-_DEEPSEEK_WRITTEN = ("<｜User｜>", "<｜Assistant｜>", "<think>", "</think>") + tuple(
-    f"<｜tool▁{part}｜>"
-    for part in ("calls▁begin", "calls▁end", "call▁begin", "call▁end", "sep", "outputs▁begin", "outputs▁end", "output▁begin", "output▁end")
-)
+_DEEPSEEK_TOOL = ("calls▁begin", "calls▁end", "call▁begin", "call▁end", "sep", "outputs▁begin", "outputs▁end", "output▁begin", "output▁end")
+_DEEPSEEK_WRITTEN = ("<｜User｜>", "<｜Assistant｜>", "<think>", "</think>", *(f"<｜tool▁{part}｜>" for part in _DEEPSEEK_TOOL))
 
 FAMILIES = {
     family.name: family
     for family in (
         Family("chatml", "<|im_end|>", "<|im_end|>", _CHATML),
         Family("smollm2", "<|im_end|>", "<|im_end|>", _CHATML, bos="<|im_start|>"),
-        Family("llama3", "<|end_of_text|>", "<|eot_id|>", _LLAMA, bos="<|begin_of_text|>", tools=True, trims=True),
+        Family("llama3", "<|end_of_text|>", "<|eot_id|>", _LLAMA, llama_split=True, bos="<|begin_of_text|>", tools=True, trims=True),
         Family("mistral", "</s>", "</s>", _MISTRAL, bos="<s>", metaspace="first", tools=True),
         Family(
             "gemma",
@@ -94,14 +94,16 @@ FAMILIES = {
             metaspace="always",
             swallows=True,
         ),
-        Family("qwen25", "<|im_end|>", "<|im_end|>", _CHATML, written=_QWEN[:4], tools=True),
-        Family("qwen3", "<|im_end|>", "<|im_end|>", _CHATML, written=_QWEN, tools=True),
+        Family("qwen25", "<|im_end|>", "<|im_end|>", _CHATML, llama_split=True, written=_QWEN[:4], tools=True),
+        Family("qwen3", "<|im_end|>", "<|im_end|>", _CHATML, llama_split=True, written=_QWEN, tools=True),
         Family("deepseek", _DEEPSEEK[1], _DEEPSEEK[1], _DEEPSEEK, bos=_DEEPSEEK[0], written=_DEEPSEEK_WRITTEN, tools=True),
         Family("deepseek_r1", _DEEPSEEK[1], _DEEPSEEK[1], _DEEPSEEK, bos=_DEEPSEEK[0], written=_DEEPSEEK_WRITTEN),
     )
 }
-MASKABLE = [name for name in FAMILIES if name != "deepseek_r1"]
-WITH_TOOLS = [name for name, family in FAMILIES.items() if family.tools]
+# The Llama 3 template over a GPT-2 tokenizer: whether the two newlines that end its prompt are one token depends on what follows.
+FAMILIES["llama3_gpt2"] = replace(FAMILIES["llama3"], llama_split=False)
+MASKABLE = [name for name in FAMILIES if name not in ("deepseek_r1", "llama3_gpt2")]
+WITH_TOOLS = [name for name, family in FAMILIES.items() if family.tools and name != "llama3_gpt2"]
 
 
 @functools.cache
@@ -117,7 +119,9 @@ def tokenizer(name: str) -> PreTrainedTokenizerFast:
         trainer = trainers.BpeTrainer(vocab_size=700, special_tokens=alphabet, show_progress=False)
     else:
         backend = Tokenizer(models.BPE())
-        backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        by_regex = pre_tokenizers.Split(Regex(_LLAMA_SPLIT), behavior="isolated")
+        by_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=not family.llama_split)
+        backend.pre_tokenizer = pre_tokenizers.Sequence([by_regex, by_bytes]) if family.llama_split else by_bytes
         backend.decoder = decoders.ByteLevel()
         trainer = trainers.BpeTrainer(vocab_size=600, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
     backend.train_from_iterator(_CORPUS, trainer)
@@ -173,7 +177,10 @@ def as_dicts(messages: tuple[Message, ...], *, json_arguments: bool = False) -> 
                 {
                     "type": "function",
                     "id": one.id,
-                    "function": {"name": one.name, "arguments": json.dumps(dict(one.arguments)) if json_arguments else dict(one.arguments)},
+                    "function": {
+                        "name": one.name,
+                        "arguments": json.dumps(dict(one.arguments), ensure_ascii=False) if json_arguments else dict(one.arguments),
+                    },
                 }
                 for one in message.tool_calls
             ]

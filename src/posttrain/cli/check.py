@@ -1,0 +1,53 @@
+"""`posttrain check`: what a data set trains under a model's chat contract."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, get_args
+
+import typer
+
+app = typer.Typer(rich_markup_mode=None, add_completion=False)
+PROBLEMS = ("refused", "trains-nothing", "truncated")
+
+
+@app.command(
+    epilog="Example: posttrain check data/finops.jsonl --model models/smollm2-135m --max-length 1024 --sample 2  ·  "
+    "exit codes: 0 every row trains, 1 rows train nothing, would be truncated or cannot be masked, 2 bad data or contract"
+)
+def check(
+    data: Annotated[Path, typer.Argument(help="Demonstrations, pairs or labels: JSONL, JSON, CSV, Parquet, gz, datasets folder.")],
+    model: Annotated[Path, typer.Option("--model", "-m", help="A model or tokenizer folder.")],
+    mask: Annotated[str, typer.Option(help="What is supervised: assistant (every turn), completion, last.")] = "assistant",
+    max_length: Annotated[int | None, typer.Option(min=1, help="Report what would be cut beyond this many tokens.")] = None,
+    sample: Annotated[int, typer.Option(min=0, help="Show this many rows, supervised tokens coloured.")] = 1,
+    allow: Annotated[list[str] | None, typer.Option(help="Do not fail on: refused, trains-nothing, truncated. Repeatable.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Report supervised tokens, lengths, truncations, rows that train nothing and duplicates; show a sample with its mask."""
+    from posttrain.chat import ChatContract, MaskKind, demonstrations_of, mask_report, report_lines, sample_segments, show_sample
+    from posttrain.data import read_records
+
+    kind: MaskKind = _one_of(mask, "--mask", get_args(MaskKind))  # type: ignore[assignment]
+    allowed = {_one_of(name, "--allow", PROBLEMS) for name in allow or []}
+    contract = ChatContract.load(model)
+    rows = [row for record in read_records(data) for row in demonstrations_of(record)]
+    report, sequences = mask_report(contract, rows, mask=kind, max_length=max_length)
+    failing = sorted(set(report.problems()) - allowed)
+    if as_json:
+        typer.echo(json.dumps({"data": str(data), "contract": contract.hash, **report.to_json(), "failing": failing}, ensure_ascii=False))
+    else:
+        typer.echo("\n".join(report_lines(report)))
+        for sequence in sequences[:sample]:
+            typer.echo(f"--- row {sequence.index}\n" + show_sample(sample_segments(contract, sequence), colour=sys.stdout.isatty()))
+        typer.echo("not good to train on: " + ", ".join(failing) if failing else "good to train on")
+    if failing:
+        raise typer.Exit(1)
+
+
+def _one_of(value: str, option: str, known: tuple[str, ...]) -> str:
+    from posttrain.errors import ConfigError, suggest
+
+    if value not in known:
+        raise ConfigError(f"{option} '{value}' is unknown", hint=suggest(value, known))
+    return value
