@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.config import read_yaml
-from posttrain.config.files import write_text
+from posttrain.config.files import write_json, write_text
 from posttrain.data.tatqa import (
+    ANSWER_SCHEMA,
     Item,
     Question,
     Report,
@@ -44,12 +45,8 @@ NUM_SUITE_REPORTS = 30
 NUM_SUITE_ANSWERABLE = 120
 SLICE_TARGET = 32
 NGRAM = 13
-SLICE, TRAIN, SUITE, POLICY = (
-    "recipes/data/tatqa-slice.json.gz",
-    "recipes/data/finops.jsonl.gz",
-    "suites/finops.jsonl",
-    "policies/finops.yaml",
-)
+SLICE, TRAIN = "recipes/data/tatqa-slice.json.gz", "recipes/data/finops.jsonl.gz"
+SUITE, SCHEMA, POLICY = "suites/finops.jsonl", "suites/finops.schema.json", "policies/finops.yaml"
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +109,7 @@ def _case(item: Item, policy_text: str) -> dict[str, Any]:
         "messages": [{"role": message.role, "content": message.content} for message in messages],
         "expected": item.answer,
         "slices": [*_kinds(item.question), "answerable"] if item.evidence else ["not_in_report"],
+        "group": item.report.uid,
         "metadata": {"report": item.report.uid, "question": item.question.uid, "source": "tatqa"},
     }
 
@@ -271,6 +269,7 @@ def main(arguments: Sequence[str]) -> None:
         data = build_finops(SLICE, read_system_prompt(POLICY))
         write_gzip(Path(TRAIN), lines(training_rows(data.demonstrations)))
         write_text(SUITE, lines(data.cases))
+        write_json(SCHEMA, ANSWER_SCHEMA)
         slices = Counter(name for case in data.cases for name in case["slices"])
         print(json.dumps({"counts": data.counts, "suite_slices": dict(sorted(slices.items()))}, indent=2))
     else:

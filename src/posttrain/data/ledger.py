@@ -1,12 +1,13 @@
 """Small made ledgers and questions about them: a lookup that a tiny model can learn from scratch in seconds.
 
-A ledger has a number and four lines of account and amount. A question names an account; the answer is ``{"answer":87}`` or, when
-the ledger lacks the account, ``{"not_in_report":true}``. Ledgers are numbered without repetition and no two hold the same lines,
-so the training rows and the suite share no ledger.
+A ledger has a number and three lines, always cash, rent and fees. A question names an account; the answer is ``{"answer":85}`` or,
+for an account that no ledger keeps, ``{"not_in_report":true}``. Ledgers are numbered without repetition and no two hold the same
+amounts, so the training rows and the suite share no ledger: what is learned is to look up, not to remember.
 
 Command: ``python -m posttrain.data.ledger`` (rewrite the shipped files, run in the project's root folder).
 """
 
+import itertools
 import random
 from typing import Any
 
@@ -15,40 +16,20 @@ from posttrain.data.finops import lines, read_system_prompt, training_rows
 from posttrain.data.tatqa import dump_answer
 from posttrain.records import Demonstration, Message
 
-ACCOUNTS = ("cash", "rent", "fees", "tax", "wages", "loans", "stock", "sales", "travel", "power", "water", "audit")
-NUM_LINES = 4
+ACCOUNTS = ("cash", "rent", "fees")
+OTHERS = ("tax", "wages", "loans", "stock", "sales", "travel")
+AMOUNTS = range(10, 100, 5)
 SEED = 17
 TRAIN, SUITE, POLICY = "recipes/data/tiny.jsonl", "suites/tiny.jsonl", "policies/tiny.yaml"
 NUM_TRAIN_LEDGERS, NUM_SUITE_LEDGERS = 400, 32
 
-ANSWER_SCHEMA: dict[str, Any] = {
-    "oneOf": [
-        {
-            "type": "object",
-            "properties": {"answer": {"type": "integer"}},
-            "required": ["answer"],
-            "additionalProperties": False,
-        },
-        {
-            "type": "object",
-            "properties": {"not_in_report": {"const": True}},
-            "required": ["not_in_report"],
-            "additionalProperties": False,
-        },
-    ]
-}
-
 
 def make_ledgers(count: int, *, seed: int = SEED) -> list[tuple[int, dict[str, int]]]:
-    """``count`` different ledgers: number (1000 to 9999, each once) and amounts (10 to 99) by account."""
+    """``count`` ledgers: number (1000 to 9999) and amounts by account; no number and no set of amounts comes twice."""
     draw = random.Random(seed)
     numbers = draw.sample(range(1000, 10000), count)
-    ledgers: dict[tuple[tuple[str, int], ...], int] = {}
-    while len(ledgers) < count:
-        accounts = draw.sample(ACCOUNTS, NUM_LINES)
-        key = tuple(zip(accounts, draw.sample(range(10, 100), NUM_LINES), strict=True))
-        ledgers.setdefault(key, numbers[len(ledgers)])
-    return [(number, dict(key)) for key, number in ledgers.items()]
+    amounts = draw.sample(list(itertools.permutations(AMOUNTS, len(ACCOUNTS))), count)
+    return [(number, dict(zip(ACCOUNTS, values, strict=True))) for number, values in zip(numbers, amounts, strict=True)]
 
 
 def ask(number: int, amounts: dict[str, int], account: str, system_prompt: str) -> tuple[tuple[Message, ...], dict[str, Any]]:
@@ -59,20 +40,20 @@ def ask(number: int, amounts: dict[str, int], account: str, system_prompt: str) 
 
 
 def build_ledger_data(system_prompt: str) -> tuple[list[Demonstration], list[dict[str, Any]]]:
-    """Training conversations (every line of a ledger and two absent accounts) and suite cases (two present, one absent)."""
+    """Training conversations (every account of a ledger and one that is absent) and suite cases (two present, one absent)."""
     draw = random.Random(SEED + 1)
     demonstrations: list[Demonstration] = []
     cases: list[dict[str, Any]] = []
     for index, (number, amounts) in enumerate(make_ledgers(NUM_TRAIN_LEDGERS + NUM_SUITE_LEDGERS)):
         held_out = index < NUM_SUITE_LEDGERS
-        absent = draw.sample([name for name in ACCOUNTS if name not in amounts], 1 if held_out else 2)
-        for account in [*draw.sample(list(amounts), 2 if held_out else NUM_LINES), *absent]:
+        asked = draw.sample(ACCOUNTS, 2) if held_out else list(ACCOUNTS)
+        for account in [*asked, draw.choice(OTHERS)]:
             messages, expected = ask(number, amounts, account, system_prompt)
             name = f"ledger-{number}-{account}"
             if held_out:
                 plain = [{"role": message.role, "content": message.content} for message in messages]
                 kind = "answerable" if "answer" in expected else "not_in_report"
-                cases.append({"id": name, "messages": plain, "expected": expected, "slices": [kind], "metadata": {"source": "ledger"}})
+                cases.append({"id": name, "messages": plain, "expected": expected, "slices": [kind], "group": str(number)})
             else:
                 answer = Message("assistant", dump_answer(expected))
                 demonstrations.append(Demonstration((*messages, answer), id=name, source="ledger", metadata={"ledger": number}))
