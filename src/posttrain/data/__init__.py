@@ -1,22 +1,37 @@
 """Readers, data cards, curation: duplicates, mixture, contamination."""
 
 from posttrain.data.cards import DataCard, card_path, check_consent, check_events, load_card
+from posttrain.data.contamination import ContaminationReport, Hit, contamination
+from posttrain.data.duplicates import Duplicate, DuplicateReport, duplicates
+from posttrain.data.mixture import GroupStatistics, MixtureReport, looks_like_refusal, mixture_report
 from posttrain.data.readers import ReadReport, RecordReader, read_records
 from posttrain.data.shapes import UNTRAINED_TURNS, shape, shapes
+from posttrain.data.words import speech
 from posttrain.data.writing import record_to_row, write_jsonl
 
 __all__ = [
     "UNTRAINED_TURNS",
+    "ContaminationReport",
     "DataCard",
+    "Duplicate",
+    "DuplicateReport",
+    "GroupStatistics",
+    "Hit",
+    "MixtureReport",
     "ReadReport",
     "RecordReader",
     "card_path",
     "check_consent",
     "check_events",
+    "contamination",
+    "duplicates",
     "load_card",
+    "looks_like_refusal",
+    "mixture_report",
     "read_records",
     "record_to_row",
     "shape",
     "shapes",
+    "speech",
     "write_jsonl",
 ]

@@ -1,14 +1,16 @@
 """Texts as words and n-grams, hashed in bulk: what duplicate and contamination checks compare.
 
-Words are case-folded, NFKC-normalised runs of letters and digits; punctuation inside a number or word is dropped ("1,496.5" is
-one word, "14965"), other punctuation separates; each ideograph, kana or Hangul syllable is a word, as these scripts write no
+Words are case-folded, NFKC-normalised runs of letters and digits; commas and apostrophes are dropped ("1,496" is "1496"),
+other punctuation separates ("1.5" is two words); each ideograph, kana or Hangul syllable is a word, as these scripts write no
 blanks. Ids come from a vocabulary, so equal ids mean equal words; 64-bit hashes of n-grams only propose, ids decide.
 """
 
+import re
 import unicodedata
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import repeat
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,35 +19,36 @@ from posttrain.records import Demonstration, FeedbackEvent, Message, PreferenceP
 
 UNKNOWN = 0  # id of a word the vocabulary does not hold
 BASE = np.uint64(0x9E3779B97F4A7C15)  # odd, so multiplication by it is a bijection of 64-bit words
-WIDE = ((0x3040, 0x30FF), (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xAC00, 0xD7AF), (0xF900, 0xFAFF))
 Ids = NDArray[np.int64]
 Hashes = NDArray[np.uint64]
 
 
-class _Letters(dict[int, str | int | None]):
-    """``str.translate`` table: letters and digits stay, joining marks go, the rest separates. Filled as characters are met."""
-
-    def __missing__(self, code: int) -> str | int | None:
-        character = chr(code)
-        result: str | int | None = " "
-        if character in ",.'’\u00ad\u200b\u200d":
-            result = None
-        elif any(low <= code <= high for low, high in WIDE):
-            result = f" {character} "
-        elif unicodedata.category(character)[0] in "LNM":
-            result = code
-        self[code] = result
-        return result
-
-
-_LETTERS = _Letters()
+_ASCII = bytes(code if chr(code).isalnum() else 32 for code in range(128)).lower().ljust(256, b" ")
+_JOINS = re.compile("[,'’\u00ad\u200b\u200d]")
+_MARKS = re.compile("[“”„‘–—…•·€£™®©]")
+_WORD = re.compile(
+    r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff]|[^\W_\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff]+"
+)
 
 
 def words(text: str) -> list[str]:
     """The words of a text, in order."""
     if not text.isascii():
-        text = unicodedata.normalize("NFKC", text)
-    return text.casefold().translate(_LETTERS).split()
+        text = _MARKS.sub(" ", _JOINS.sub("", unicodedata.normalize("NFKC", text).casefold()))
+    if text.isascii():
+        return text.encode().translate(_ASCII, b",'").decode().split()
+    return _WORD.findall(text)
+
+
+def passage(text: str, first: int, last: int) -> str:
+    """The part of the original text that holds words ``first`` to ``last`` (exclusive), blanks made single."""
+    kept, at = [], 0
+    for piece in text.split():
+        held = len(words(piece))
+        if at + held > first and at < last:
+            kept.append(piece)
+        at += held
+    return " ".join(kept)
 
 
 def speech(messages: Iterable[Message]) -> str:
@@ -92,17 +95,19 @@ class Vocabulary:
     """Words to ids from 1; ``add`` learns, ``look_up`` gives :data:`UNKNOWN` for a word never added."""
 
     def __init__(self) -> None:
-        self._ids: dict[str, int] = {}
+        self._ids: defaultdict[str, int] = defaultdict(lambda: len(self._ids) + 1)
 
     def add(self, text_words: Sequence[str]) -> Ids:
         """Ids of words, new words learnt."""
-        ids = self._ids
-        return np.fromiter((ids.setdefault(word, len(ids) + 1) for word in text_words), dtype=np.int64, count=len(text_words))
+        return np.fromiter(map(self._ids.__getitem__, text_words), dtype=np.int64, count=len(text_words))
+
+    def numbers(self) -> Ids:
+        """Ids of the words that hold a digit, ascending."""
+        return np.array([number for word, number in self._ids.items() if any(map(str.isdigit, word))], dtype=np.int64)
 
     def look_up(self, text_words: Sequence[str]) -> Ids:
         """Ids of words, unknown ones as 0."""
-        ids = self._ids
-        return np.fromiter((ids.get(word, UNKNOWN) for word in text_words), dtype=np.int64, count=len(text_words))
+        return np.fromiter(map(self._ids.get, text_words, repeat(UNKNOWN)), dtype=np.int64, count=len(text_words))
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +122,7 @@ class Grams:
 def grams(texts: Sequence[Ids], size: int) -> Grams:
     """All runs of ``size`` known words that lie within one text. O(words x size), vectorised."""
     lengths = np.array([len(ids) for ids in texts], dtype=np.int64)
-    flat = np.fromiter(chain.from_iterable(texts), dtype=np.int64, count=int(lengths.sum())) if len(texts) > 1 else _only(texts)
+    flat = np.concatenate([np.zeros(0, dtype=np.int64), *texts])
     count = max(0, len(flat) - size + 1)
     owner = np.repeat(np.arange(len(texts)), lengths)
     start = np.repeat(np.cumsum(lengths) - lengths, lengths)
@@ -131,10 +136,6 @@ def grams(texts: Sequence[Ids], size: int) -> Grams:
     inside = known & (owner[:count] == owner[size - 1 : size - 1 + count])
     at = np.flatnonzero(inside)
     return Grams(hashes[at], owner[at], at - start[at])
-
-
-def _only(texts: Sequence[Ids]) -> Ids:
-    return texts[0] if texts else np.zeros(0, dtype=np.int64)
 
 
 def scramble(values: Hashes) -> Hashes:
