@@ -1,7 +1,8 @@
 """Token log-probabilities from supervised rows only, in tiles: [T, V] logits exist neither forward nor backward.
 
 For a row h, ``z = cap * tanh(scale * W h / cap)`` (no cap in most families), ``log p(t) = z_t - logsumexp(z)`` and
-``H = logsumexp(z) - sum_j p_j z_j``. Gradients: ``d log p(t) / dz_j = [j = t] - p_j`` and ``dH / dz_j = -p_j (log p_j + H)``. Which of three ways makes them:
+``H = logsumexp(z) - sum_j p_j z_j``. Gradients: ``d log p(t) / dz_j = [j = t] - p_j`` and ``dH / dz_j = -p_j (log p_j + H)``.
+Three ways make them:
 
 * ``uniform``: every target has the same coefficient (SFT), so dh and dW are formed in the forward pass, while the tile is at hand, and
   scaled later;

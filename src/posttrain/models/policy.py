@@ -1,5 +1,6 @@
 """The model under training: a stock Hugging Face causal language model over packed forests, with float32 master weights."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any, Protocol
@@ -8,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from posttrain.config.files import atomic_directory
+from posttrain.config.files import atomic_directory, write_json
 from posttrain.errors import ModelError
 from posttrain.models import attention
 from posttrain.models.families import check_head, choose_layout, head_shape, head_weight
@@ -124,10 +125,13 @@ class Policy:
 
     def save(self, directory: str | Path, contract: SavesContract) -> None:
         """Full model: a Hugging Face folder in float32. Adapter: standard PEFT files. Both with tokenizer and contract; atomic."""
-        state = {name: self._masters.get(name, tensor).detach() for name, tensor in self.model.state_dict(keep_vars=True).items()}
+        masters = {id(parameter): self._masters[name] for name, parameter in self.model.named_parameters() if name in self._masters}
+        state = {name: masters.get(id(tensor), tensor).detach() for name, tensor in self.model.state_dict(keep_vars=True).items()}
         with atomic_directory(directory) as folder:
             self.model.save_pretrained(folder, state_dict=state)
             (folder / "README.md").unlink(missing_ok=True)
+            if (config := folder / "config.json").is_file():  # transformers writes the compute copies' dtype there
+                write_json(config, {**json.loads(config.read_text(encoding="utf-8")), "dtype": "float32"})
             contract.save(folder)
 
     def compile(self) -> None:
