@@ -56,7 +56,7 @@ def curate(loaded: LoadedRecipe, source: Path, suites: Sequence[Suite], folder: 
     records = list(read_records(source))
     found = duplicates(records, near_jaccard=settings.near_duplicate_jaccard)
     write_json(folder / "duplicates.json", found.to_dict())
-    kept = [record for index, record in enumerate(records) if index not in found.removable] if settings.drop_duplicates else records
+    kept = [record for index, record in enumerate(records) if index not in found.dropped] if settings.drop_duplicates else records
     texts = {suite.config.name: list(suite.texts.items()) for suite in suites}
     report = contamination(kept, texts, ngram=settings.ngram)
     write_json(folder / "contamination.json", report.to_dict())
