@@ -27,19 +27,23 @@ TEXT_KINDS = ("policy", "template")
 """Kinds whose ``text`` is fixed by ``name`` and ``version``."""
 
 REQUIRED = {
-    "data": (("licence", "consent", "provenance"), "write a card beside the data: <file>.card.yaml with licence, consent and provenance"),
+    "data": (
+        ("licence", "consent", "source or provenance"),
+        "write a card beside the data: <file>.card.yaml with licence, consent, source and provenance",
+    ),
     "waiver": (("what", "by", "reason"), "a waiver says what is passed over, by whom and why"),
     "policy": (("name", "version", "text"), "give the policy a name and a version"),
 }
+"""What a kind must say ("a or b": one of them is enough), and how to mend it."""
 
 
 def check_content(kind: str, content: Mapping[str, Any], recorded: Iterable[Mapping[str, Any]]) -> None:
     """Raise CheckFailed when ``content`` lacks what its kind must say, or changes a text under a version that is already recorded."""
     required, hint = REQUIRED.get(kind, ((), ""))
-    missing = [key for key in required if not str(content.get(key) or "").strip()]
+    missing = [keys for keys in required if not any(str(content.get(key) or "").strip() for key in keys.split(" or "))]
     if missing:
         name = content.get("name") or content.get("path") or "without a name"
-        raise CheckFailed(f"{kind} {name}: {' and '.join(missing)} not given, so it cannot be recorded or used", hint=hint)
+        raise CheckFailed(f"{kind} {name}: {', '.join(missing)} not given, so it cannot be recorded or used", hint=hint)
     if kind in TEXT_KINDS and "text" in content:
         for other in recorded:
             if (other.get("name"), other.get("version")) == (content.get("name"), content.get("version")) and "text" in other:

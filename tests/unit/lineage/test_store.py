@@ -123,14 +123,20 @@ def test_a_line_added_at_the_end_is_a_changed_text_too(store):
         store.put("policy", {"name": "p", "version": "1", "text": "a\nb"})
 
 
-@pytest.mark.parametrize("missing", ["licence", "consent", "provenance"])
-def test_data_without_licence_consent_or_provenance_is_refused(store, missing):
+@pytest.mark.parametrize("missing", ["licence", "consent"])
+def test_data_without_licence_or_consent_is_refused(store, missing):
     with pytest.raises(CheckFailed, match=f"data books: {missing} not given"):
         store.put("data", {**DATA, missing: " "})
 
 
+def test_data_must_say_where_it_came_from(store):
+    with pytest.raises(CheckFailed, match="source or provenance not given"):
+        store.put("data", {**DATA, "provenance": ""})
+    store.put("data", {**DATA, "provenance": "", "source": "library"})
+
+
 def test_a_waiver_must_say_what_who_and_why(store):
-    with pytest.raises(CheckFailed, match="by and reason not given"):
+    with pytest.raises(CheckFailed, match="by, reason not given"):
         store.put("waiver", {"what": "contamination of suite finops"})
 
 
