@@ -2,11 +2,19 @@
 
 from posttrain.evaluation.cases import Case
 from posttrain.evaluation.evaluate import EvaluationProgress, evaluate, score_sample
-from posttrain.evaluation.freeze import changes_since_freeze, check_frozen, check_settings_frozen, freeze_settings, freeze_suite, read_lock
+from posttrain.evaluation.freeze import (
+    changed_settings,
+    changes_since_freeze,
+    check_frozen,
+    check_settings_frozen,
+    freeze_settings,
+    freeze_suite,
+    read_lock,
+)
 from posttrain.evaluation.results import CaseInfo, EvaluationResult, SampleResult
 from posttrain.evaluation.scores import Score, Scorer, ScorerContext, ScorerKind, ScorerOptions, conjunction, scorers
 from posttrain.evaluation.suite import Suite, SuiteConfig, load_suite, read_suite
-from posttrain.evaluation.summary import Rate, latency_of, members, rate_of, summarise
+from posttrain.evaluation.summary import Rate, latency_of, members, rate_of, summarise, summary_lines
 
 __all__ = [
     "Case",
@@ -22,6 +30,7 @@ __all__ = [
     "ScorerOptions",
     "Suite",
     "SuiteConfig",
+    "changed_settings",
     "changes_since_freeze",
     "check_frozen",
     "check_settings_frozen",
@@ -38,4 +47,5 @@ __all__ = [
     "score_sample",
     "scorers",
     "summarise",
+    "summary_lines",
 ]

@@ -33,8 +33,11 @@ class Case:
 
     @property
     def text(self) -> str:
-        """Everything the model is shown, for contamination checks."""
-        return "\n".join(message.content for message in self.messages)
+        """What is the case's own, for contamination checks: the conversation without its system prompt, and what is expected."""
+        from posttrain.data import speech
+
+        expected = self.expected if isinstance(self.expected, str) else json.dumps(self.expected, ensure_ascii=False)
+        return speech(self.messages) if self.expected is None else f"{speech(self.messages)}\n{expected}"
 
 
 class _Function(Config):

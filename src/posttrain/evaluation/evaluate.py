@@ -53,16 +53,18 @@ def evaluate(
     on_progress: Callable[[EvaluationProgress], None] | None = None,
     name: str = "",
     trained_at: str | None = None,
+    concurrency: int | None = None,
 ) -> EvaluationResult:
     """Ask every case, score every answer, return the results as they lie in ``out_dir``.
 
     Samples are written one by one; called again after a kill it goes on where it was, and a finished folder is only read.
     A folder that holds results of another suite, model or setting raises ConfigError and is left alone. ``name`` is shown in
-    reports; ``trained_at`` (ISO time) is when training of this model began, for the check that the suite was frozen before.
+    reports; ``trained_at`` (ISO time with zone) is when training of this model began, for the check that the suite was frozen
+    before; ``concurrency`` is how many requests run at once (the generator's batch size when it has one), which latency is kept by.
     """
     root = Path(out_dir)
     cache = GenerationCache(Path(cache_dir) if cache_dir is not None else None)
-    concurrency: int = getattr(generator, "concurrency", 0) or getattr(generator, "batch_size", 1)
+    at_once: int = concurrency or getattr(generator, "batch_size", 1)
     _open_folder(root, suite, generator.identity, name, trained_at)
     drop_torn_line(root / RESULTS)
     done = {result.key for result in read_results(root / RESULTS)}
@@ -72,7 +74,7 @@ def evaluate(
     writer = ResultsWriter(root / RESULTS)
     try:
         ask = _answer_cached(suite, todo, generator.identity, cache, writer, progress)
-        _answer_rest(suite, ask, generator, cache, writer, progress, concurrency)
+        _answer_rest(suite, ask, generator, cache, writer, progress, at_once)
     finally:
         writer.close()
     samples = read_results(root / RESULTS)

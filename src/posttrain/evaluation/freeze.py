@@ -61,11 +61,16 @@ def check_frozen(suite: Suite) -> None:
 
 def check_settings_frozen(path: Path, settings: dict[str, Any]) -> None:
     """As :func:`check_frozen` for a file that is settings alone."""
-    lock = read_lock(path)
-    changes = _changed_settings(lock.get("settings", {}), settings) if lock else []
+    changes = changed_settings(path, settings)
     if changes:
         shown = "\n  ".join(changes[:8])
         raise CheckFailed(f"{path}: changed since it was frozen:\n  {shown}", hint="undo the change, or freeze it again before training")
+
+
+def changed_settings(path: Path, settings: dict[str, Any]) -> list[str]:
+    """One line per setting that differs from the lock beside ``path``; empty when equal or never frozen."""
+    lock = read_lock(path)
+    return _changed_settings(lock.get("settings", {}), settings) if lock else []
 
 
 def changes_since_freeze(suite: Suite) -> list[str]:

@@ -90,7 +90,7 @@ class Suite:
 
     @property
     def texts(self) -> dict[str, str]:
-        """Case id to everything the model is shown, for contamination checks."""
+        """Case id to what is the case's own (no system prompt), for contamination checks."""
         return {case.id: case.text for case in self.cases}
 
     @property

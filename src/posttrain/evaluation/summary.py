@@ -166,3 +166,31 @@ def _pass_at_k(samples: Sequence[SampleResult], name: str) -> dict[str, float]:
     whole = [int(sum(values)) for values in by_case.values() if len(values) == n]
     ks = sorted({k for k in (1, 2, 3, 5, 10, 50, 100) if k <= n} | {n}) if n > 1 else []
     return {str(k): float(np.mean([pass_at_k(n, correct, k) for correct in whole])) for k in ks}
+
+
+def summary_lines(summary: Mapping[str, Any]) -> list[str]:
+    """A summary for the terminal: a line a score, then tokens and latency."""
+    suite = summary["suite"]
+    lines = [f"{suite['name']} {suite['version']}: {summary['num_samples']} samples of {summary['num_cases']} cases"]
+    width = max(len(name) for name in summary["scores"])
+    for name, entry in summary["scores"].items():
+        lines.append(f"  {name:<{width}}  {_rate_line(entry['overall'])}")
+    tokens = summary["tokens"]
+    lines.append(f"  tokens: prompt mean {tokens['prompt']['mean']:.0f}, answer mean {tokens['completion']['mean']:.1f}")
+    for place in summary["latency"]:
+        p50, p95 = place["p50"]["value"], place["p95"]["value"]
+        where = f"{place['num_measured']} answers, {place['machine']}, {place['concurrency']} at once"
+        lines.append(f"  latency: p50 {p50:.2f} s, p95 {p95:.2f} s ({where})")
+    return lines if summary["latency"] else [*lines, "  latency: not measured, every answer came from the cache"]
+
+
+def _rate_line(rate: Mapping[str, Any]) -> str:
+    if rate["value"] is None:
+        return "no scored sample" + (f" ({rate['num_unscored']} unscored)" if rate["num_unscored"] else "")
+    scale, unit = (1.0, "") if rate["kind"] == "amount" else (100.0, " %")
+    low, high = ("?" if rate[side] is None else f"{scale * rate[side]:.1f}" for side in ("low", "high"))
+    text = f"{scale * rate['value']:.1f}{unit} [{low}, {high}], n {rate['num_scored']}"
+    if rate["num_unscored"] and rate["value_low"] is not None:
+        bounds = f"{scale * rate['value_low']:.1f} to {scale * rate['value_high']:.1f}"
+        text += f"; {rate['num_unscored']} unscored: {bounds} if they failed or passed"
+    return text

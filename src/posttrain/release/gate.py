@@ -8,7 +8,16 @@ from pydantic import Field, model_validator
 
 from posttrain.config import Config, parse, read_yaml
 from posttrain.errors import CheckFailed, ConfigError, suggest
-from posttrain.evaluation import Suite, check_frozen, check_settings_frozen, freeze_settings, freeze_suite, read_lock, read_suite
+from posttrain.evaluation import (
+    Suite,
+    changed_settings,
+    check_frozen,
+    check_settings_frozen,
+    freeze_settings,
+    freeze_suite,
+    read_lock,
+    read_suite,
+)
 
 GOOD = "good"
 LATENCY, COST = "latency_seconds", "cost"
@@ -160,6 +169,16 @@ def freeze_gate(path: str | Path) -> dict[str, Any]:
     config, suite = read_gate(path)
     freeze_suite(suite)
     return freeze_settings(Path(path), config.dump(), "gate")
+
+
+def is_gate(path: str | Path) -> bool:
+    """Is a YAML file a gate rather than a suite? A gate names its suite, a suite its cases."""
+    return "suite" in read_yaml(path)
+
+
+def gate_changes(path: str | Path) -> list[str]:
+    """One line per setting of the gate file that differs from its lock; empty when equal or never frozen."""
+    return changed_settings(Path(path), read_gate(path)[0].dump())
 
 
 def _references(config: GateConfig) -> list[tuple[str, str, Slices]]:

@@ -251,7 +251,10 @@ def _score_text(score: Score) -> str:
 
 
 def _pretty(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, indent=1, ensure_ascii=False)
+    if isinstance(value, str):
+        return value
+    line = json.dumps(value, ensure_ascii=False)
+    return line if len(line) <= 200 else json.dumps(value, indent=1, ensure_ascii=False)
 
 
 Parts = list[tuple[str, bool]]

@@ -134,3 +134,13 @@ def overall(checks: tuple[Check, ...]) -> Status:
     if "block" in outcomes:
         return "block"
     return "inconclusive" if "inconclusive" in outcomes or not checks else "ship"
+
+
+def verdict_lines(verdict: Verdict) -> list[str]:
+    """A verdict for the terminal: the word, the sentence, and every check, what decides first."""
+    order = ("infrastructure", "block", "inconclusive", "pass")
+    lines = [f"{verdict.status.upper()}: {verdict.headline}"]
+    for check in sorted(verdict.checks, key=lambda check: order.index(check.outcome)):
+        lines.append(f"  {check.outcome:<14}  {check.name}: {check.required}; {check.reason}")
+    counts = verdict.dump()["changes"]
+    return [*lines, "  samples: " + ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in sorted(counts.items()))]

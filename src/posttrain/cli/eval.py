@@ -1,0 +1,72 @@
+"""`posttrain eval`: run a suite on a model."""
+
+import json
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from posttrain.generation import Generator
+
+app = typer.Typer(rich_markup_mode=None, add_completion=False)
+
+
+@app.command(
+    name="eval",
+    epilog="Example: posttrain eval --suite suites/finops.yaml --model smollm2-135m --adapter runs/sft/adapter --out runs/eval-sft  ·  "
+    "a server: --endpoint http://127.0.0.1:8000/v1 --model finops-v3 (its key in OPENAI_API_KEY)  ·  "
+    "exit codes: 0 done, 1 suite changed since it was frozen, 2 usage, 3 infrastructure",
+)
+def eval_command(
+    suite: Annotated[Path, typer.Option("--suite", "-s", help="The suite file.")],
+    model: Annotated[str, typer.Option("--model", "-m", help="Model folder or name of a cached model; with --endpoint the served name.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Results folder; the same command in it goes on where it was.")],
+    adapter: Annotated[Path | None, typer.Option("--adapter", "-a", help="A LoRA adapter for the model.")] = None,
+    endpoint: Annotated[str, typer.Option(help="Base URL of an OpenAI-compatible server to ask instead of a local model.")] = "",
+    batch_size: Annotated[int, typer.Option(min=1, help="Rows decoded together, or requests in flight.")] = 16,
+    cache: Annotated[Path | None, typer.Option(help="Folder of answers to reuse; reused answers have no latency.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object: the summary.")] = False,
+) -> None:
+    """Ask a model every case of a suite, score the answers, write results and a summary with intervals."""
+    from posttrain.evaluation import evaluate, load_suite, summary_lines
+    from posttrain.recipes.display import TerminalDisplay
+
+    loaded = load_suite(suite)
+    name = Path(adapter or model).name
+    with TerminalDisplay() as display:
+        display.step(1, f"{loaded.config.name} {loaded.config.version} on {adapter or model}", "run")
+        result = evaluate(
+            loaded,
+            _open(model, adapter, endpoint, batch_size),
+            out_dir=out,
+            cache_dir=cache,
+            on_progress=lambda p: display.advance(p.num_done, p.num_total, f"{p.num_cached + p.num_reused} from before"),
+            name=name,
+            trained_at=_trained_at(adapter),
+            concurrency=batch_size,
+        )
+        display.step(1, f"{loaded.config.name} on {name}", "done")
+    text = json.dumps(dict(result.summary), ensure_ascii=False) if as_json else "\n".join(summary_lines(result.summary))
+    typer.echo(text if as_json else f"{text}\nresults: {result.folder}")
+
+
+def _open(model: str, adapter: Path | None, endpoint: str, batch_size: int) -> "Generator":
+    from posttrain.errors import ConfigError
+    from posttrain.generation import EndpointGenerator, LocalGenerator
+
+    if endpoint and adapter:
+        raise ConfigError("--adapter goes with a local model, not with --endpoint", hint="serve the adapter and name it with --model")
+    if endpoint:
+        return EndpointGenerator(endpoint, model, api_key=os.environ.get("OPENAI_API_KEY"), concurrency=batch_size)
+    return LocalGenerator.load(model, adapter, batch_size=batch_size)
+
+
+def _trained_at(adapter: Path | None) -> str | None:
+    """When an adapter's weights were written: training began before that, so a suite frozen later was frozen too late."""
+    weights = adapter / "adapter_model.safetensors" if adapter else None
+    if weights is None or not weights.is_file():
+        return None
+    return datetime.fromtimestamp(weights.stat().st_mtime, UTC).isoformat()
