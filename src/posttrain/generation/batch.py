@@ -89,7 +89,7 @@ class Batch:
             raise
 
     def _refill(self, waiting: deque[Row]) -> bool:
-        """Give freed slots to waiting rows and close the gaps that stay; plan the prompt tokens to compute (all but the last of each prompt)."""
+        """Give freed slots to waiting rows and close the gaps that stay; plan what to compute: all but the last token of each prompt."""
         freed = [slot for slot, row in enumerate(self._rows) if row.finish_reason]
         for slot in reversed(freed[len(waiting) :]):
             last = self._rows.pop()
@@ -138,7 +138,7 @@ class Batch:
         )
         if len(plan.layers_run) != self._num_layers:
             raise ModelError(
-                f"'{self._model.config.model_type}' ran {len(plan.layers_run)} of its {self._num_layers} layers through the generator's attention",
+                f"'{self._model.config.model_type}' ran {len(plan.layers_run)} of {self._num_layers} layers through its attention",
                 hint="choose a model family whose layers are all softmax attention",
             )
         logits: Tensor = output.logits[0].float()

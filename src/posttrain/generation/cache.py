@@ -1,8 +1,8 @@
 """Keys and values of the rows in a batch, and the attention function that stock Hugging Face models run on them.
 
-One forward pass is one packed row: first the new prompt tokens of rows that just joined (segments), then exactly one token of every row in the
-batch. There is no padding and no concatenation: each layer writes its keys and values into slots allocated once, and a segment whose
-beginning another slot already holds copies those keys and values instead of computing them.
+One forward pass is one packed row: first the new prompt tokens of rows that just joined (segments), then exactly one token of every
+row in the batch. There is no padding and no concatenation: each layer writes its keys and values into slots allocated once, and a
+segment whose beginning another slot already holds copies those keys and values instead of computing them.
 """
 
 from collections.abc import Sequence
@@ -37,7 +37,7 @@ class SlotCache:
         self._layers: dict[int, tuple[Tensor, Tensor]] = {}
 
     def layer(self, index: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """The keys and values of one layer; head counts and dtype are taken from the first ``key`` and ``value`` [1, kv_head, token, dim]."""
+        """The keys and values of one layer; shape and dtype follow the first ``key``, ``value`` [1, kv_head, token, dim]."""
         if index not in self._layers:
             self._layers[index] = (self._zeros(key), self._zeros(value))
         return self._layers[index]
@@ -80,7 +80,7 @@ class StepPlan:
     def attend(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, *, scale: float, window: int, softcap: float
     ) -> Float[Tensor, "1 token heads head_dim"]:
-        """Write this pass's keys and values of ``layer`` and attend. query: [1, heads, token, dim], key and value: [1, kv_heads, token, dim]."""
+        """Write this pass's keys and values of ``layer`` and attend. query: [1, heads, token, dim], key, value: [1, kv_heads, ...]."""
         self.layers_run.add(layer)
         keys, values = self.cache.layer(layer, key, value)
         kv_heads, groups = key.shape[1], query.shape[1] // key.shape[1]

@@ -4,16 +4,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from posttrain.chat import ChatContract
+from posttrain.chat import CONTRACT_FILE, ChatContract, load_record
 from posttrain.errors import ConfigError, DataError
 from posttrain.generation.batch import Batch, LogitsHook, Row
+from posttrain.generation.packing import can_pack, pack_linears
 from posttrain.generation.protocol import ENGINE_VERSION, OnDone
 from posttrain.generation.sampling import check_sampling
 from posttrain.generation.support import check_model, context_length, folder_hash
 from posttrain.generation.text import TextStream
-from posttrain.models import choose_dtype, find_model, load_for_inference
+from posttrain.models import find_model, load_for_inference
 from posttrain.records import Generation, GenerationRequest
 
 OnText = Callable[[int, str], None]
@@ -63,13 +62,22 @@ class LocalGenerator:
         batch_size: int = 16,
         device: str = "cpu",
         merge: bool = True,
+        pack: bool = True,
         cache_gib: float = 8.0,
     ) -> "LocalGenerator":
-        """Open a model folder (or the name of a cached model) and an adapter. ``merge=False`` keeps the adapter beside the weights."""
+        """Open a model folder (or the name of a cached model) and an adapter. ``merge=False`` keeps the adapter beside the weights.
+
+        ``pack`` lays the weights out for decoding where that is faster (CPU).
+        """
         folder = find_model(model_path)
         model = load_for_inference(folder, adapter_path, dtype, device=device, merge=merge)
+        if pack and can_pack(model):
+            pack_linears(model)
+        contract = ChatContract.load(folder)
+        if adapter_path and (Path(adapter_path) / CONTRACT_FILE).is_file():
+            contract.check_same(load_record(adapter_path), what=f"adapter {adapter_path}")
         identity = {"model": folder_hash(folder), "adapter": folder_hash(Path(adapter_path)) if adapter_path else None, "merged": merge}
-        return cls(model, ChatContract.load(folder), batch_size=batch_size, identity=identity, cache_gib=cache_gib)
+        return cls(model, contract, batch_size=batch_size, identity=identity, cache_gib=cache_gib)
 
     def generate(
         self,
@@ -108,7 +116,7 @@ class LocalGenerator:
         ids = self.contract.encode(request.messages, tools=request.tools, add_generation_prompt=True).tolist()
         if not 0 < len(ids) < self.context_length:
             raise DataError(
-                f"{name}: the prompt has {len(ids)} tokens; the model's context is {self.context_length}, at least one of them for the answer",
+                f"{name}: the prompt has {len(ids)} tokens; the context is {self.context_length}, at least one of them for the answer",
                 hint="shorten the prompt, or leave the row out",
             )
         stream = None
@@ -135,16 +143,17 @@ class LocalGenerator:
         )
 
     def _room_for(self, length: int, num_rows: int) -> Batch:
-        """The batch of the last call when it is large enough, else a new one within the memory given."""
-        capacity = -(-length // CACHE_STEP) * CACHE_STEP
-        if self._batch and self._batch.capacity >= capacity and self._batch.num_slots >= min(num_rows, self.batch_size):
+        """The batch of the last call when it is large enough, else a new one within the memory given (twice as long: conversations grow)."""
+        slots = min(num_rows, self.batch_size)
+        if self._batch and self._batch.capacity >= length and self._batch.num_slots >= slots:
             return self._batch
-        slots = self._cache_bytes // (capacity * self._bytes_per_token())
-        if slots < 1:
+        most = self._cache_bytes // self._bytes_per_token()
+        if length > most:
             raise ConfigError(f"{length} tokens do not fit into {self._cache_bytes / 2**30:.1f} GiB of cache", hint="raise cache_gib")
+        room = max(length, min(2 * self._batch.capacity, most // slots)) if self._batch else length
+        capacity = min(-(-room // CACHE_STEP) * CACHE_STEP, self.context_length, most)
         self._batch = None
-        num_slots = min(slots, self.batch_size, num_rows)
-        self._batch = Batch(self.model, num_slots=num_slots, capacity=capacity, end_ids=self.contract.eos_token_ids)
+        self._batch = Batch(self.model, num_slots=min(slots, most // capacity), capacity=capacity, end_ids=self.contract.eos_token_ids)
         return self._batch
 
     def _bytes_per_token(self) -> int:

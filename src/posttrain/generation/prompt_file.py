@@ -1,0 +1,144 @@
+"""A file of prompts in, a file of answers out; a killed run goes on where it was."""
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from posttrain.config import content_hash
+from posttrain.data import conversations
+from posttrain.errors import ConfigError, DataError
+from posttrain.generation.protocol import Generator
+from posttrain.generation.wire import request_body
+from posttrain.records import FieldError, Generation, GenerationRequest, Message, SamplingSettings
+
+PROMPT_COLUMNS = ("messages", "prompt")
+
+
+def read_prompts(path: str | Path, sampling: SamplingSettings, *, system: str = "") -> list[GenerationRequest]:
+    """One request a JSONL line: ``messages`` or ``prompt`` (text or messages), and optionally ``system``, ``tools``, ``id``.
+
+    Without ``id`` a request is called by its line number; a repeated id is refused. ``system`` is put before conversations that have no
+    system message. A trailing assistant message is left out: it is what is asked for. Raises DataError with file, line and field.
+    """
+    file = Path(path)
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        raise DataError(f"{file}: no such file", hint="give a JSONL file with one prompt a line") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{file}: cannot be read: {error}", hint="it must be a UTF-8 text file") from None
+    requests: dict[str, GenerationRequest] = {}
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            request = _request(json.loads(line), str(number), sampling, system)
+        except json.JSONDecodeError as error:
+            raise DataError(f"{file}:{number}: not JSON: {error}", hint="one JSON object a line") from None
+        except FieldError as error:
+            raise DataError(f"{file}:{number}: {error.message}", hint=error.hint) from None
+        if request.id in requests:
+            raise DataError(f"{file}:{number}: id '{request.id}' occurs twice", hint="give every prompt its own id, or none")
+        requests[request.id] = request
+    if not requests:
+        raise DataError(f"{file}: holds no prompt", hint='a line is {"prompt": "..."} or {"messages": [...]}')
+    return list(requests.values())
+
+
+def _request(row: Any, default_id: str, sampling: SamplingSettings, system: str) -> GenerationRequest:
+    column = next((name for name in PROMPT_COLUMNS if isinstance(row, dict) and row.get(name)), None)
+    if column is None:
+        raise FieldError("prompt", "is missing", row, fix='a line is {"prompt": "..."} or {"messages": [...]}')
+    turns = conversations.with_system(row, conversations.side(row[column], column, "user"))
+    if turns[-1:] and turns[-1].role == "assistant":
+        turns = turns[:-1]
+    if not turns:
+        raise FieldError(column, "has no turn to answer", row[column], fix="end with a user or tool message")
+    if system and turns[0].role != "system":
+        turns = (Message(role="system", content=system), *turns)
+    return GenerationRequest(turns, tools=conversations.tools(row), sampling=sampling, id=str(row.get("id", default_id)))
+
+
+def answer_prompts(
+    generator: Generator,
+    requests: Sequence[GenerationRequest],
+    out: str | Path,
+    *,
+    on_answer: Callable[[int, int], None] | None = None,
+) -> list[dict[str, Any]]:
+    """Answer what ``out`` does not answer yet, adding each answer as it is finished. Returns all rows in the order of ``requests``.
+
+    A row's ``key`` is a hash of generator and request; a row of ``out`` with a known id and another key raises ConfigError. A last line cut
+    short by a kill is removed. ``on_answer(done, total)`` reports progress.
+    """
+    file = Path(out)
+    keys = {request.id: _key(generator, request) for request in requests}
+    rows = _finished(file, keys)
+    todo = [request for request in requests if request.id not in rows]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with open(file, "a", encoding="utf-8") as stream:
+
+        def keep(index: int, generation: Generation) -> None:
+            row = _answer_row(generation, keys[todo[index].id])
+            _append(stream, row)
+            rows[generation.id] = row
+            if on_answer:
+                on_answer(len(rows), len(requests))
+
+        if on_answer:
+            on_answer(len(rows), len(requests))
+        generator.generate(todo, on_done=keep)
+        os.fsync(stream.fileno())
+    return [rows[request.id] for request in requests]
+
+
+def _key(generator: Generator, request: GenerationRequest) -> str:
+    return content_hash([generator.identity, request_body(request, "")])[:16]
+
+
+def _answer_row(generation: Generation, key: str) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "id": generation.id,
+        "text": generation.text,
+        "finish_reason": generation.finish_reason,
+        "num_prompt_tokens": generation.num_prompt_tokens,
+        "num_completion_tokens": generation.num_completion_tokens,
+        "seconds": round(generation.seconds, 4),
+        "key": key,
+    }
+    if generation.logprobs:
+        row["token_ids"], row["logprobs"] = list(generation.token_ids), list(generation.logprobs)
+    return row
+
+
+def _append(stream: IO[str], row: dict[str, Any]) -> None:
+    stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+    stream.flush()
+
+
+def _finished(file: Path, keys: dict[str, str]) -> dict[str, dict[str, Any]]:
+    """Rows already answered, by id; a last line without its end is cut off the file."""
+    if not file.exists():
+        return {}
+    content = file.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    if len(whole) < len(content):
+        with open(file, "r+b") as stream:
+            stream.truncate(len(whole))
+    rows: dict[str, dict[str, Any]] = {}
+    for number, line in enumerate(whole.decode("utf-8", errors="replace").splitlines(), start=1):
+        try:
+            row = json.loads(line)
+            identifier, key = row["id"], row["key"]
+        except (ValueError, KeyError, TypeError):
+            raise ConfigError(f"{file}:{number}: no answer written by this command", hint="choose another --out") from None
+        if identifier in keys and keys[identifier] != key:
+            raise ConfigError(
+                f"{file}:{number}: '{identifier}' was answered by another model, prompt or sampling setting",
+                hint="choose another --out, or remove the file to answer again",
+            )
+        if identifier in keys:
+            rows[identifier] = row
+    return rows

@@ -1,0 +1,76 @@
+"""Chat completions on the wire, after the OpenAI API reference: a request's JSON body, and an answer read from a response."""
+
+import json
+from typing import Any
+
+import httpx
+
+from posttrain.errors import InfrastructureError
+from posttrain.records import Generation, GenerationRequest, Message
+
+SEED_BITS = 63
+"""Servers hold seeds in signed 64-bit numbers."""
+
+
+def request_body(request: GenerationRequest, model: str) -> dict[str, Any]:
+    """The JSON body of a request. ``top_k`` is sent only when set: it is no standard field, but common servers know it."""
+    sampling = request.sampling
+    body: dict[str, Any] = {
+        "model": model,
+        "messages": [_message(message) for message in request.messages],
+        "max_tokens": sampling.max_new_tokens,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "seed": sampling.seed % 2**SEED_BITS,
+    }
+    if sampling.top_k:
+        body["top_k"] = sampling.top_k
+    if sampling.stop:
+        body["stop"] = list(sampling.stop)
+    if sampling.logprobs:
+        body["logprobs"] = True
+    if request.tools:
+        body["tools"] = [dict(tool) for tool in request.tools]
+    return body
+
+
+def _message(message: Message) -> dict[str, Any]:
+    wire: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.tool_calls:
+        wire["tool_calls"] = [
+            {
+                "id": call.id or f"call_{number}",
+                "type": "function",
+                "function": {"name": call.name, "arguments": json.dumps(dict(call.arguments), ensure_ascii=False)},
+            }
+            for number, call in enumerate(message.tool_calls)
+        ]
+    for name in ("tool_call_id", "name"):
+        if (value := getattr(message, name)) is not None:
+            wire[name] = value
+    return wire
+
+
+def response_to_generation(response: httpx.Response, request: GenerationRequest, seconds: float, where: str) -> Generation:
+    """Read the first choice. Tool calls become text as JSON objects, one a line. Raises InfrastructureError where the answer is none."""
+    try:
+        payload = response.json()
+        choice, usage = payload["choices"][0], payload.get("usage") or {}
+        message = choice["message"]
+        text = message.get("content") or ""
+        calls = [json.dumps(call["function"], ensure_ascii=False) for call in message.get("tool_calls") or ()]
+        entries = (choice.get("logprobs") or {}).get("content") or ()
+        return Generation(
+            text="\n".join([text, *calls] if text else calls),
+            finish_reason="length" if choice.get("finish_reason") == "length" else "stop",
+            num_prompt_tokens=int(usage.get("prompt_tokens", 0)),
+            num_completion_tokens=int(usage.get("completion_tokens", 0)),
+            seconds=seconds,
+            logprobs=tuple(float(entry["logprob"]) for entry in entries) if request.sampling.logprobs else (),
+            id=request.id,
+        )
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+        raise InfrastructureError(
+            f"{where}: the answer is no chat completion ({type(error).__name__}: {error}): {response.text[:300]}",
+            hint="check that the URL is that of an OpenAI-compatible server",
+        ) from None

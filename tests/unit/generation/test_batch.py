@@ -1,0 +1,237 @@
+"""Greedy tokens equal those of Hugging Face `generate`, whatever the batch; prompt beginnings are computed once."""
+
+import numpy as np
+import pytest
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    Gemma3TextConfig,
+    GenerationConfig,
+    GPTNeoXConfig,
+    GraniteConfig,
+    LlamaConfig,
+    MistralConfig,
+    MixtralConfig,
+    Olmo2Config,
+    Phi3Config,
+    Qwen2Config,
+    Qwen3Config,
+)
+
+from posttrain.errors import ModelError
+from posttrain.generation import batch as batch_module
+from posttrain.generation.batch import Batch, Row
+from posttrain.generation.packing import PackedLinear, can_pack, pack_linears
+from posttrain.generation.support import check_model, context_length
+from posttrain.records import SamplingSettings
+
+VOCAB = 97
+SHAPE = dict(
+    hidden_size=48,
+    num_hidden_layers=3,
+    num_attention_heads=6,
+    num_key_value_heads=2,
+    head_dim=8,
+    intermediate_size=48,
+    vocab_size=VOCAB,
+    max_position_embeddings=256,
+    tie_word_embeddings=False,
+    bos_token_id=None,
+    eos_token_id=None,
+    pad_token_id=0,
+)
+FAMILIES = {
+    "llama": (LlamaConfig, {}),
+    "qwen2": (Qwen2Config, {}),
+    "qwen3": (Qwen3Config, {}),
+    "mistral with a window": (MistralConfig, {"sliding_window": 12}),
+    "gemma2 with caps": (Gemma2Config, {"sliding_window": 12, "attn_logit_softcapping": 3.0, "final_logit_softcapping": 5.0}),
+    "gemma3": (Gemma3TextConfig, {"sliding_window": 12, "layer_types": ["sliding_attention", "sliding_attention", "full_attention"]}),
+    "phi3": (Phi3Config, {}),
+    "olmo2": (Olmo2Config, {}),
+    "granite": (GraniteConfig, {"logits_scaling": 2.0}),
+    "gpt neox": (GPTNeoXConfig, {}),
+    "mixture of experts": (MixtralConfig, {"num_local_experts": 4}),
+}
+
+
+def build(family="llama", **changes):
+    config_class, own = FAMILIES[family]
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config_class(**{**SHAPE, **own, **changes})).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() >= 2:
+                parameter.normal_(0, 0.3)
+    model.generation_config = GenerationConfig(pad_token_id=0)
+    return model
+
+
+def draw_prompts():
+    rng = np.random.default_rng(3)
+    common = rng.integers(1, VOCAB, 25).tolist()
+    sharing = [common + rng.integers(1, VOCAB, n).tolist() for n in (1, 4, 9)]
+    return [*sharing, *(rng.integers(1, VOCAB, n).tolist() for n in (1, 2, 17, 40)), common + [5], common + [5], common]
+
+
+def run(model, prompts, *, num_slots=4, new=9, **sampling):
+    """{index: finished row}. Request i generates ``new + i`` tokens."""
+    rows = [Row(i, list(prompt), SamplingSettings(**sampling), new + i) for i, prompt in enumerate(prompts)]
+    finished = {}
+    Batch(model, num_slots=num_slots, capacity=80, end_ids=()).run(rows, lambda row: finished.__setitem__(row.index, row))
+    return finished
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_greedy_tokens_equal_hugging_face_generate(family):
+    model, prompts = build(family), draw_prompts()
+    check_model(model)
+    finished = run(model, prompts)
+    for i, prompt in enumerate(prompts):
+        ids = torch.tensor([prompt])
+        theirs = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=9 + i, do_sample=False)
+        assert finished[i].generated == theirs[0, len(prompt) :].tolist(), f"{family}, prompt {i}"
+
+
+@pytest.mark.parametrize("num_slots", [1, 2, 10])
+def test_answers_do_not_depend_on_how_many_rows_run_together(num_slots):
+    model, prompts = build(), draw_prompts()
+    want = {i: row.generated for i, row in run(model, prompts, num_slots=4).items()}
+    assert {i: row.generated for i, row in run(model, prompts, num_slots=num_slots).items()} == want
+
+
+def test_a_long_prompt_is_computed_in_several_passes_with_the_same_answer(monkeypatch):
+    model, prompts = build(), draw_prompts()
+    want = {i: row.generated for i, row in run(model, prompts).items()}
+    monkeypatch.setattr(batch_module, "MAX_PREFILL_TOKENS", 7)
+    assert {i: row.generated for i, row in run(model, prompts).items()} == want
+
+
+def test_a_common_beginning_is_computed_once():
+    """Six questions about one report of 25 tokens: 25 + 6 x 3 tokens are computed, not 6 x 28."""
+    model = build()
+    seen = []
+    model.get_input_embeddings().register_forward_hook(lambda module, args, out: seen.append(args[0].numel()))
+    rng = np.random.default_rng(1)
+    report = rng.integers(1, VOCAB, 25).tolist()
+    prompts = [report + [10 + i, *rng.integers(1, VOCAB, 2).tolist()] for i in range(6)]
+    rows = [Row(i, prompt, SamplingSettings(), 1) for i, prompt in enumerate(prompts)]
+    Batch(model, num_slots=6, capacity=64, end_ids=()).run(rows, lambda row: None)
+    assert sum(seen) == 25 + 6 * 3
+
+
+def test_a_finished_row_leaves_and_a_waiting_one_takes_its_place():
+    """Tokens computed = prompt tokens + one a step for each live row: nothing runs for finished rows."""
+    model = build()
+    seen = []
+    model.get_input_embeddings().register_forward_hook(lambda module, args, out: seen.append(args[0].numel()))
+    prompts = [[i + 1] for i in range(5)]
+    run(model, prompts, num_slots=2, new=1)
+    assert sum(seen) == sum(1 + i for i in range(5))
+    assert max(seen) == 2
+
+
+def test_the_row_stops_at_an_end_token_which_is_kept():
+    model, prompt = build(), [4, 9, 2]
+    free = run(model, [prompt])[0].generated
+    end = free[3]
+    rows = []
+    Batch(model, num_slots=1, capacity=64, end_ids=(end,)).run([Row(0, list(prompt), SamplingSettings(), 9)], rows.append)
+    assert rows[0].generated == free[: free.index(end) + 1]
+    assert rows[0].finish_reason == "stop"
+
+
+def test_sampled_tokens_do_not_depend_on_neighbours():
+    model, prompts = build(), draw_prompts()
+    together = {}
+    rows = [Row(i, list(p), SamplingSettings(temperature=0.9, top_p=0.95, seed=100 + i), 12) for i, p in enumerate(prompts)]
+    Batch(model, num_slots=5, capacity=80, end_ids=()).run(rows, lambda row: together.__setitem__(row.index, row.generated))
+    for i in (0, 4, 9):
+        alone = []
+        row = Row(0, list(prompts[i]), SamplingSettings(temperature=0.9, top_p=0.95, seed=100 + i), 12)
+        Batch(model, num_slots=1, capacity=80, end_ids=()).run([row], lambda row, alone=alone: alone.extend(row.generated))
+        assert alone == together[i]
+    assert together[7] != together[8], "the same prompt under two seeds"
+
+
+def test_logprobs_are_those_of_a_plain_forward_pass():
+    model, prompt = build(), [4, 9, 2, 50]
+    row = run(model, [prompt], temperature=1.3, top_k=20, seed=3, logprobs=True)[0]
+    logits = model(torch.tensor([prompt + row.generated])).logits[0, len(prompt) - 1 : -1]
+    want = torch.log_softmax(logits, -1).gather(-1, torch.tensor(row.generated)[:, None])[:, 0]
+    torch.testing.assert_close(torch.tensor(row.logprobs), want, rtol=1e-4, atol=1e-4)
+
+
+def test_a_hook_decides_what_may_be_generated():
+    model = build()
+    calls = []
+
+    def only_even(generated, logits):
+        calls.append(list(generated))
+        logits[1::2] = float("-inf")
+
+    rows = []
+    start = [Row(0, [3, 4], SamplingSettings(), 6, hook=only_even), Row(1, [3, 4], SamplingSettings(), 6)]
+    Batch(model, num_slots=2, capacity=64, end_ids=()).run(start, rows.append)
+    by_index = {row.index: row.generated for row in rows}
+    assert all(token % 2 == 0 for token in by_index[0])
+    assert calls == [by_index[0][:n] for n in range(6)]
+    assert by_index[1] == run(model, [[3, 4]])[0].generated[:6]
+
+
+def test_the_model_gets_its_own_attention_back_after_a_failure():
+    model = build()
+    own = model.config._attn_implementation
+
+    def fail(generated, logits):
+        raise RuntimeError("hook")
+
+    batch = Batch(model, num_slots=1, capacity=64, end_ids=())
+    with pytest.raises(RuntimeError, match="hook"):
+        batch.run([Row(0, list(range(1, 30)), SamplingSettings(), 3, hook=fail)], lambda row: None)
+    assert model.config._attn_implementation == own
+    rows = []
+    batch.run([Row(0, list(range(1, 30)), SamplingSettings(), 3)], rows.append)
+    assert rows[0].generated == run(model, [list(range(1, 30))])[0].generated[:3]
+
+
+def test_layers_that_are_no_softmax_attention_are_refused_by_name():
+    model = build()
+    model.config.layer_types = ["full_attention", "linear_attention", "full_attention"]
+    with pytest.raises(ModelError, match=r"llama.*linear_attention"):
+        check_model(model)
+
+
+def test_a_model_whose_logits_the_engine_does_not_reproduce_is_refused():
+    """Bidirectional within the prompt: each token's output depends on later ones, so computing it in parts cannot agree."""
+    model = build()
+    norm = model.model.norm
+    norm.register_forward_hook(lambda module, args, out: out + out.mean(1, keepdim=True))
+    with pytest.raises(ModelError, match="does not give its own logits"):
+        check_model(model)
+
+
+def test_the_context_ends_where_long_rope_changes():
+    config = LlamaConfig(
+        **{**SHAPE, "rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4, "original_max_position_embeddings": 64}}
+    )
+    assert context_length(config) == 64
+
+
+@pytest.mark.parametrize("num_rows", [1, 5, 40])
+def test_packed_linear_is_the_same_product(num_rows):
+    torch.manual_seed(0)
+    linear = torch.nn.Linear(24, 56, bias=num_rows == 5)
+    x = torch.randn(1, num_rows, 24)
+    with torch.inference_mode():
+        torch.testing.assert_close(PackedLinear(linear)(x), linear(x), rtol=1e-5, atol=1e-6)
+
+
+def test_a_packed_model_gives_the_same_tokens():
+    model, prompts = build(), draw_prompts()
+    want = {i: row.generated for i, row in run(model, prompts).items()}
+    assert can_pack(model)
+    pack_linears(model)
+    assert not any(type(module) is torch.nn.Linear for module in model.modules())
+    assert {i: row.generated for i, row in run(model, prompts).items()} == want
