@@ -64,7 +64,7 @@ def evaluate(
     """
     root = Path(out_dir)
     cache = GenerationCache(Path(cache_dir) if cache_dir is not None else None)
-    at_once: int = concurrency or getattr(generator, "batch_size", 1)
+    at_once: int = getattr(generator, "batch_size", 1) if concurrency is None else concurrency
     _open_folder(root, suite, generator.identity, name, trained_at)
     drop_torn_line(root / RESULTS)
     done = {result.key for result in read_results(root / RESULTS)}

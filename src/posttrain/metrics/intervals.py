@@ -143,17 +143,18 @@ def _ratio_error(sums: NDArray[np.float64], sizes: NDArray[np.float64]) -> NDArr
 def percentile_interval(values: ArrayLike, percent: float, *, confidence: float = 0.95) -> Interval:
     """Distribution-free interval of a percentile from order statistics (Hahn & Meeker 1991, sec. 5.2).
 
-    Where the sample is too small for a two-sided bound on one side (p95 needs 73 values at 95 %), that side is infinite.
+    Where the sample is too small for a two-sided bound on one side (p95 needs 72 values at 95 %), that side is infinite.
     """
-    from scipy.stats import binom
+    from scipy.special import bdtr
 
     array = np.sort(_values(values))
     n, share = len(array), percent / 100
     if not 0 < share < 1:
         raise ConfigError(f"percentile {percent} is not between 0 and 100")
     tail = (1 - confidence) / 2
-    lower = int(binom.ppf(tail, n, share))  # values below the bound: P(count < lower) <= tail
-    upper = int(binom.ppf(1 - tail, n, share)) + 1
+    below = bdtr(np.arange(n + 1, dtype=np.float64), n, share)  # P(at most k values lie below the true percentile), [k]
+    lower = int(np.searchsorted(below, tail))
+    upper = int(np.searchsorted(below, 1 - tail)) + 1
     low = float(array[lower - 1]) if lower >= 1 else -math.inf
     high = float(array[upper - 1]) if upper <= n else math.inf
     return Interval(float(np.quantile(array, share)), low, high, n, confidence, "order statistics")
