@@ -14,10 +14,13 @@ from posttrain.records import Demonstration, PreferencePair, Record, UnpairedLab
 REPEAT = 4  # words of a run counted for repetition
 DENSITY_BYTES = 1 << 20  # text of a group that is compressed
 OPENING = 240  # characters of an answer in which a refusal is looked for
-DECLINED = "help|assist|provide|support|condone|comply|fulfil|fulfill|answer|give|share|create|write|engage|discuss|recommend|suggest|encourage|do that|have access"
+DECLINED = (
+    "help|assist|provide|support|condone|comply|fulfil|fulfill|answer|give|share|create|write|engage|discuss|recommend|suggest|"
+    "encourage|guide|do that|have access"
+)
 REFUSAL = re.compile(
-    r"\bi['’]?m (?:\w+ )?(?:sorry,? (?:but|i\b)|unable to|not able to|not comfortable)|"
-    r"\bi am (?:\w+ )?(?:sorry,? (?:but|i\b)|unable to|not able to|not comfortable)|"
+    r"\bi['’]?m (?:\w+ )?(?:sorry,? (?:but|that|for|i\b)|unable to|not able to|not comfortable)|"
+    r"\bi am (?:\w+ )?(?:sorry,? (?:but|that|for|i\b)|unable to|not able to|not comfortable)|"
     rf"\bi (?:\w+ )?(?:can['’]?t|cannot|can not|won['’]?t|will not) (?:\w+ )?(?:{DECLINED})|"
     r"\bi must (?:\w+ )?(?:decline|refuse)|\bit['’]?s? (?:is )?not (?:appropriate|ethical|acceptable|within my)|"
     r"\b(?:against|violates?) (?:my|our|the) (?:policy|policies|guidelines|programming)|\bapologi[sz]e,? but\b",

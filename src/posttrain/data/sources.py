@@ -137,10 +137,9 @@ def refuse_non_data(path: Path, head: bytes) -> None:
 
 def open_bytes(path: Path) -> BinaryIO:
     """The file's bytes, decompressed when it is gzip (by its content, whatever its name)."""
-    stream = open(path, "rb")  # noqa: SIM115 (handed to the caller)
-    magic = stream.read(2)
-    stream.seek(0)
-    return io.BufferedReader(gzip.GzipFile(fileobj=stream, mode="rb"), HEAD) if magic == b"\x1f\x8b" else stream
+    with open(path, "rb") as stream:
+        packed = stream.read(2) == b"\x1f\x8b"
+    return io.BufferedReader(gzip.GzipFile(path, "rb"), HEAD) if packed else open(path, "rb")
 
 
 @contextmanager

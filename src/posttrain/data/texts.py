@@ -15,7 +15,7 @@ CONVERSATIONAL = ("prompt", "completion", "chosen", "rejected")
 MAX_CELL = 16 << 20  # characters of one CSV cell; a longer one is an unclosed quote
 
 CONTAINERS = ("data", "rows", "records", "examples", "instances", "items", "train", "test", "validation")
-_CONTAINER = re.compile(rf'"(?:{"|".join(CONTAINERS)})"\s*:\s*\[(?=\s*\{{)')
+_ROWS = re.compile(r"\[\s*\{")
 _NOT_BLANK = re.compile(r"[^ \t\r\n]")
 
 
@@ -151,11 +151,28 @@ class _Scanner:
             if not self.inside:
                 broken(self._path, "the array is empty", "make the file again")
             return
-        for match in _CONTAINER.finditer(self._text, self._at):
-            before = self._text[self._at : match.start()]
-            if before.count("{") - before.count("}") == 1:
-                self._at, self.inside = match.end(), True
-                return
+        rows = self._container()
+        if rows is not None:
+            self._at, self.inside = rows, True
+
+    def _container(self) -> int | None:
+        """Where the rows of an object's array begin, when its key stands in the first window; None when it holds no such array."""
+        at = self._at + 1
+        try:
+            while True:
+                key, at = _DECODER.raw_decode(self._text, _skip(self._text, at))
+                at = _skip(self._text, at)
+                if self._text[at] != ":":
+                    return None
+                at = _skip(self._text, at + 1)
+                if key in CONTAINERS and _ROWS.match(self._text, at):
+                    return at + 1
+                at = _skip(self._text, _DECODER.raw_decode(self._text, at)[1])
+                if self._text[at] != ",":
+                    return None
+                at += 1
+        except (ValueError, IndexError, RecursionError):
+            return None
 
     def next_item(self, number: int) -> bool:
         """Past the comma to the next item, or False at the closing bracket."""
@@ -167,6 +184,12 @@ class _Scanner:
         if sign == "," and self.peek() == "]":
             broken(self._path, f"a comma follows the last row ({number})", "remove the comma before ]")
         return sign == ","
+
+
+def _skip(text: str, at: int) -> int:
+    """The position of the next character that is no blank."""
+    match = _NOT_BLANK.search(text, at)
+    return match.start() if match else len(text)
 
 
 def csv_rows(path: Path, *, tabs: bool) -> Rows:
