@@ -1,10 +1,10 @@
 """Readers, data cards, curation: duplicates, mixture, contamination."""
 
 from posttrain.data.cards import DataCard, card_path, check_consent, check_events, load_card
-from posttrain.data.contamination import ContaminationReport, Hit, contamination
-from posttrain.data.duplicates import Duplicate, DuplicateReport, duplicates
+from posttrain.data.leakage import ContaminationReport, Hit, contamination
 from posttrain.data.mixture import GroupStatistics, MixtureReport, looks_like_refusal, mixture_report
 from posttrain.data.readers import ReadReport, RecordReader, read_records
+from posttrain.data.repeats import Duplicate, DuplicateReport, duplicates
 from posttrain.data.shapes import UNTRAINED_TURNS, shape, shapes
 from posttrain.data.words import speech
 from posttrain.data.writing import record_to_row, write_jsonl

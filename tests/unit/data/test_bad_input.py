@@ -23,7 +23,11 @@ ARRAY = json.dumps([{"prompt": "q", "completion": "a"}] * 3).encode()
         ("a.json", b"<!DOCTYPE html><html><body>404</body></html>", "is a web page, not data"),
         ("a.jsonl", GOOD.decode().encode("utf-16"), "UTF-16.*\n.*iconv -f UTF-16"),
         ("a.csv", "prompt,completion\nq,a\n".encode("utf-16-le"), "UTF-16"),
-        ("a.jsonl", GOOD + '{"prompt": "café", "completion": "a"}\n'.encode("latin-1"), r"a.jsonl:2: byte 0xe9 at column 16 is not UTF-8.*café.*\n.*iconv"),
+        (
+            "a.jsonl",
+            GOOD + '{"prompt": "café", "completion": "a"}\n'.encode("latin-1"),
+            r"a.jsonl:2: byte 0xe9 at column 16 is not UTF-8.*café.*\n.*iconv",
+        ),
         ("a.csv", "prompt,completion\nq,a\ncafé,a\n".encode("latin-1"), "a.csv:3: byte 0xe9 .*café"),
         ("a.json", '[{"prompt": "café", "completion": "a"}]'.encode("latin-1"), "byte 0xe9 .*café"),
         ("a.jsonl", GOOD + GOOD[:20], "a.jsonl:2: the file ends in the middle of this line.*\n.*cut"),
@@ -31,7 +35,11 @@ ARRAY = json.dumps([{"prompt": "q", "completion": "a"}] * 3).encode()
         ("a.jsonl", b'{"prompt": NaN}\n' + GOOD, "a.jsonl:1: not valid JSON: NaN is not JSON"),
         ("a.jsonl", GOOD + b"[1]\n", "a.jsonl:2: a row must be an object, found list"),
         ("a.jsonl.gz", gzip.compress(GOOD * 5000)[:-20], "the gzip stream ends early"),
-        ("a.jsonl.gz", gzip.compress(GOOD * 50)[:40] + b"broken" + gzip.compress(GOOD * 50)[46:], "gzip stream is damaged|gzip stream ends early"),
+        (
+            "a.jsonl.gz",
+            gzip.compress(GOOD * 50)[:40] + b"broken" + gzip.compress(GOOD * 50)[46:],
+            "gzip stream is damaged|gzip stream ends early",
+        ),
         ("a.json", ARRAY[:-15], "the file ends in the middle of row 3"),
         ("a.json", ARRAY[:-1], "the file ends after row 3"),
         ("a.json", ARRAY[:-1] + b",]", r"a comma follows the last row \(3\)"),
@@ -64,7 +72,7 @@ def test_bad_files_are_told_apart_and_explained(tmp_path, name, content, message
 
 def test_a_missing_file_is_named_with_its_nearest_neighbour(tmp_path):
     (tmp_path / "train.jsonl").write_bytes(GOOD)
-    with pytest.raises(DataError, match="trian.jsonl: no such file\n.*did you mean 'train.jsonl'"):
+    with pytest.raises(DataError, match=r"trian.jsonl: no such file\n.*did you mean 'train.jsonl'"):
         read_records(tmp_path / "trian.jsonl")
     with pytest.raises(DataError, match="does not exist"):
         read_records(tmp_path / "nowhere" / "train.jsonl")
@@ -90,9 +98,9 @@ def test_foreign_and_incomplete_folders(tmp_path):
     with pytest.raises(DataError, match=r"did not write \(it holds notes.txt\)"):
         read_records(tmp_path)
     (tmp_path / "state.json").write_text(json.dumps({"_data_files": [{"filename": "data-0.arrow"}]}))
-    with pytest.raises(DataError, match="data-0.arrow is missing"):
+    with pytest.raises(DataError, match=r"data-0.arrow is missing"):
         list(read_records(tmp_path))
-    with pytest.raises(DataError, match="has no split 'test'|without splits"):
+    with pytest.raises(DataError, match=r"has no split 'test'|without splits"):
         read_records(tmp_path, split="test")
 
 

@@ -14,7 +14,7 @@ from posttrain.data import read_records, record_to_row, write_jsonl
 from posttrain.errors import DataError
 from posttrain.records import Demonstration, Message, PreferencePair, StepLabels, ToolCall, UnpairedLabel
 
-ROWS = [{"prompt": f"q {n} é 日本 \"x\", y", "completion": f"a\n{n}", "n": n} for n in range(1, 600)]
+ROWS = [{"prompt": f'q {n} é 日本 "x", y', "completion": f"a\n{n}", "n": n} for n in range(1, 600)]
 EXPECTED = [(row["prompt"], row["completion"]) for row in ROWS]
 
 
@@ -87,7 +87,7 @@ def test_datasets_folders_and_splits(tmp_path):
     assert pairs(tmp_path / "two" / "train") == EXPECTED
     with pytest.raises(DataError, match="several splits: train, test"):
         read_records(tmp_path / "two")
-    with pytest.raises(DataError, match="no split 'tests'.*\n.*did you mean 'test'"):
+    with pytest.raises(DataError, match=r"no split 'tests'.*\n.*did you mean 'test'"):
         read_records(tmp_path / "two", split="tests")
 
 
@@ -153,9 +153,19 @@ calling = st.builds(Message, role=st.just("assistant"), content=st.just(""), too
 about = {"id": text, "source": text, "metadata": json_object}
 records = st.one_of(
     st.builds(Demonstration, messages=st.tuples(user, answer | calling), **about),
-    st.builds(PreferencePair, prompt=st.tuples(user), chosen=st.tuples(answer), rejected=st.tuples(calling), probability=st.floats(0, 1), margin=st.none() | st.floats(-2, 2), **about),
+    st.builds(
+        PreferencePair,
+        prompt=st.tuples(user),
+        chosen=st.tuples(answer),
+        rejected=st.tuples(calling),
+        probability=st.floats(0, 1),
+        margin=st.none() | st.floats(-2, 2),
+        **about,
+    ),
     st.builds(UnpairedLabel, prompt=st.tuples(user), completion=st.tuples(answer), label=st.booleans(), **about),
-    st.builds(StepLabels, prompt=st.tuples(user), steps=st.tuples(text, text), labels=st.tuples(st.none() | st.booleans(), st.booleans()), **about),
+    st.builds(
+        StepLabels, prompt=st.tuples(user), steps=st.tuples(text, text), labels=st.tuples(st.none() | st.booleans(), st.booleans()), **about
+    ),
 )
 
 

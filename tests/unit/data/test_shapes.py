@@ -49,7 +49,11 @@ def test_every_way_to_write_one_demonstration_gives_the_same_messages(tmp_path, 
         {"chosen": [U, A], "rejected": [U, W]},
         {"chosen": "\n\nHuman: hi\n\nAssistant: hello", "rejected": "\n\nHuman: hi\n\nAssistant: what"},
         {"chosen": "hi hello", "rejected": "hi what"},
-        {"conversations": [{"from": "human", "value": "hi"}], "chosen": {"from": "gpt", "value": "hello"}, "rejected": {"from": "gpt", "value": "what"}},
+        {
+            "conversations": [{"from": "human", "value": "hi"}],
+            "chosen": {"from": "gpt", "value": "hello"},
+            "rejected": {"from": "gpt", "value": "what"},
+        },
         {"instruction": "hi", "chosen": "hello", "rejected": "what"},
         {"input": {"messages": [U]}, "preferred_output": [A], "non_preferred_output": [W]},
     ],
@@ -72,7 +76,12 @@ def test_unpaired_labels_in_three_shapes(tmp_path, label):
 def test_openai_tool_calls_have_their_json_arguments_parsed_and_weights_kept(tmp_path):
     call = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": '{"a": 2, "b": {"c": [1]}}'}}
     tool = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}
-    turns = [U, {"role": "assistant", "tool_calls": [call], "weight": 0}, {"role": "tool", "tool_call_id": "c1", "content": "4"}, {**A, "weight": 1}]
+    turns = [
+        U,
+        {"role": "assistant", "tool_calls": [call], "weight": 0},
+        {"role": "tool", "tool_call_id": "c1", "content": "4"},
+        {**A, "weight": 1},
+    ]
     record, _ = read(tmp_path, {"messages": turns, "tools": [tool]})
     assert record.messages[1] == Message(role="assistant", tool_calls=(ToolCall("add", {"a": 2, "b": {"c": [1]}}, "c1"),))
     assert record.messages[2].tool_call_id == "c1"
@@ -137,7 +146,15 @@ def test_verifiable_tasks_in_three_shapes(tmp_path, row):
 
 
 def test_feedback_events(tmp_path):
-    row = {"prompt": "hi", "completion": "hello", "signal": "thumbs", "value": 1, "policy_version": "v3", "consent": "terms 2026", "created": "2026-01-01"}
+    row = {
+        "prompt": "hi",
+        "completion": "hello",
+        "signal": "thumbs",
+        "value": 1,
+        "policy_version": "v3",
+        "consent": "terms 2026",
+        "created": "2026-01-01",
+    }
     record, _ = read(tmp_path, row)
     assert isinstance(record, FeedbackEvent)
     assert (record.policy_version, record.consent, record.value) == ("v3", "terms 2026", 1)
@@ -169,7 +186,10 @@ def test_kind_names_choose_among_shapes(tmp_path):
         ({"prompt": "hi", "completion": 3}, r"rows.jsonl:1: field 'completion': is not a list of messages \(got 3\)"),
         ({"messages": [U, {"role": "asistant", "content": "x"}]}, r"field 'messages\[1\].role': is not a known role \(got 'asistant'\)"),
         ({"messages": [U, {"role": "assistant", "content": [{"type": "image_url"}]}]}, r"messages\[1\].content\[0\].*not a text part"),
-        ({"messages": [U, {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{"}}]}]}, r"arguments': is a string that is not JSON"),
+        (
+            {"messages": [U, {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{"}}]}]},
+            r"arguments': is a string that is not JSON",
+        ),
         ({"prompt": "hi", "completion": "hello", "label": "maybe"}, "field 'label': is neither true nor false"),
         ({"chosen": [U, A], "rejected": [{"role": "user", "content": "else"}, W]}, "shares no prompt"),
         ({"input": "hi", "steps": ["a"], "mistake_index": 4}, "is not a position among 1 steps"),
