@@ -1,6 +1,6 @@
 """A tiny training run, for tests that start, kill and compare real processes.
 
-As a program: ``python tiny_run.py MODE OUT`` prints one JSON line. MODE ``once`` trains to the end (under torchrun: one of its
+As a program: ``python tiny_run.py MODE OUT`` prints one JSON line. MODE ``once`` trains to the end in float64 (under torchrun: one of its
 processes); ``killed`` trains in child processes that are killed with SIGKILL at random moments, again and again, until one finishes.
 """
 
@@ -14,7 +14,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-import peft  # noqa: F401  (children of a killed run must not import it anew)
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -79,15 +78,17 @@ def digest(folder):
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
-def run_once(out, *, with_dropout=False):
+def run_once(out, *, with_dropout=False, dtype=torch.float32):
     """LoRA with dropout draws random numbers in every step; full training shares prefixes."""
-    policy = build_policy(lora=LoraSettings(rank=4, dropout=0.3) if with_dropout else None)
+    policy = build_policy(dtype=dtype, lora=LoraSettings(rank=4, dropout=0.3) if with_dropout else None)
     settings = settings_for(share_prefixes=not with_dropout, max_tokens_per_microbatch=100)
     return train(policy, build_sequences(), loss_fn, settings, run_dir=out, contract_record=RECORD)
 
 
 def run_killed(out, seed, *, with_dropout):
     """Kill children until one survives: six times, after 0 to 2 new checkpoints and a random moment; odd kills hit the writing of one."""
+    import peft  # noqa: F401  (here, so that no child has to)
+
     draw, reached, kills_while_writing = random.Random(seed), [], 0
     while True:
         child = os.fork()
@@ -133,7 +134,7 @@ def main():
     if mode == "killed":
         answer = {str(dropout): run_killed(out / str(dropout), seed, with_dropout=dropout) for seed, dropout in enumerate((False, True))}
     else:
-        result = run_once(out)
+        result = run_once(out, dtype=torch.float64)
         answer = {"losses": [entry["loss"] for entry in result.history]}
     if os.environ.get("RANK", "0") == "0":
         print(json.dumps(answer))

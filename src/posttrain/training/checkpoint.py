@@ -28,7 +28,7 @@ from posttrain.errors import ConfigError, ContractError, InfrastructureError
 from posttrain.training.settings import RESUMABLE_CHANGES
 
 _FILES = ("weights.safetensors", "optimizer.safetensors", "state.json")
-_NO_SPACE = tuple(f"code: {number}," for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
+_NO_SPACE = tuple(f"(os error {number})" for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))  # as safetensors words it
 
 
 @dataclass(frozen=True, slots=True)
