@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -120,6 +120,7 @@ def _answer_rest(
 
     def on_done(index: int, generation: Generation) -> None:
         case, sample, _, key = ask[index]
+        generation = replace(generation, text=generation.text.encode("utf-8", "replace").decode())  # half of a surrogate pair is no text
         if generation.finish_reason != "error":
             cache.put(key, generation)
         writer.add(_result(suite.scorers, case, sample, generation, seconds=generation.seconds, concurrency=concurrency))

@@ -112,7 +112,7 @@ class ResultsWriter:
         """Append one sample."""
         data = asdict(result)
         data["scores"] = {name: {key: v for key, v in score.items() if key != "name"} for name, score in data["scores"].items()}
-        line = json.dumps(data, ensure_ascii=False, allow_nan=False).encode("utf-8", errors="replace") + b"\n"
+        line = json.dumps(data, ensure_ascii=False, allow_nan=False).encode("utf-8") + b"\n"
         try:
             self._stream.write(line)
             os.fsync(self._stream.fileno())

@@ -1,10 +1,12 @@
 """The single questions a gate asks of results: unscored share, independent evidence, thresholds, non-inferiority."""
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
+from posttrain.errors import ConfigError
 from posttrain.evaluation import EvaluationResult, Score, latency_of, rate_of
 from posttrain.metrics import Interval, non_inferiority, paired_difference, percentile_interval
 from posttrain.release.gate import AMOUNTS, GOOD, LATENCY, Criterion, Gate, GateConfig, NonInferiority, Slices
@@ -107,11 +109,11 @@ def _threshold(criterion: Criterion, name: str, figure: _Figure, min_samples: in
     bottom, top = (figure.value_low, figure.value_high) if criterion.bound == "point" else (figure.low, figure.high)
     if criterion.min is not None:
         limit, word, side = criterion.min, "at least", "lower bound"
-        kept, missed = bottom is not None and bottom >= limit, top is not None and top < limit
+        kept, missed = _reaches(bottom, limit), top is not None and not _reaches(top, limit)
     else:
         assert criterion.max is not None  # the config holds exactly one of the two
         limit, word, side = criterion.max, "at most", "upper bound"
-        kept, missed = top is not None and top <= limit, bottom is not None and bottom > limit
+        kept, missed = _reaches(limit, top), bottom is not None and not _reaches(limit, bottom)
     found = f"{_number(figure.value)}, interval {_number(figure.low)} to {_number(figure.high)}"
     outcome: Outcome = "pass" if kept else "block" if missed else "inconclusive"
     if figure.num_samples < min_samples:
@@ -133,6 +135,11 @@ def _threshold(criterion: Criterion, name: str, figure: _Figure, min_samples: in
     )
 
 
+def _reaches(value: float | None, limit: float | None) -> bool:
+    """value >= limit, with rounding of the last digits forgiven; an unknown figure reaches nothing."""
+    return value is not None and limit is not None and (value >= limit or math.isclose(value, limit, rel_tol=1e-12))
+
+
 def _number(value: float | None) -> str:
     return "unknown" if value is None else f"{value:.4g}"
 
@@ -152,6 +159,10 @@ def _non_inferior(test: NonInferiority, name: str, candidate: EvaluationResult, 
     if not keys:
         reason = "no sample applies to both versions"
         return Check("non_inferiority", test.metric, name, "inconclusive", required, reason, test.role)
+    if any(scores[key].kind == "amount" for scores in (after, before) for key in keys):
+        raise ConfigError(
+            f"non_inferiority: '{test.metric}' is an amount, and a margin is a share", hint="write a criterion with max instead"
+        )
     groups = groups_of(candidate, keys)
 
     def difference(unscored_after: float, unscored_before: float) -> Interval:
