@@ -26,18 +26,24 @@ def check(
 ) -> None:
     """Report supervised tokens, lengths, truncations, rows that train nothing and duplicates; show a sample with its mask."""
     from posttrain.chat import ChatContract, MaskKind, demonstrations_of, mask_report, report_lines, sample_segments, show_sample
-    from posttrain.data import read_records
+    from posttrain.data import duplicates, read_records
 
     kind: MaskKind = _one_of(mask, "--mask", get_args(MaskKind))  # type: ignore[assignment]
     allowed = {_one_of(name, "--allow", PROBLEMS) for name in allow or []}
     contract = ChatContract.load(model)
-    rows = [row for record in read_records(data) for row in demonstrations_of(record)]
+    records = list(read_records(data))
+    rows = [row for record in records for row in demonstrations_of(record)]
+    repeated = duplicates(records)
     report, sequences = mask_report(contract, rows, mask=kind, max_length=max_length)
     failing = sorted(set(report.problems()) - allowed)
     if as_json:
-        typer.echo(json.dumps({"data": str(data), "contract": contract.hash, **report.to_json(), "failing": failing}, ensure_ascii=False))
+        found = {**report.to_json(), "duplicates": repeated.to_dict(), "failing": failing}
+        typer.echo(json.dumps({"data": str(data), "contract": contract.hash, **found}, ensure_ascii=False))
     else:
         typer.echo("\n".join(report_lines(report)))
+        typer.echo(f"duplicates: {len(repeated.exact)} exact, {len(repeated.near)} near")
+        for one in (*repeated.exact, *repeated.near)[:5]:
+            typer.echo(f"  record {one.dropped} repeats {one.kept} ({one.similarity:.0%} alike)")
         for sequence in sequences[:sample]:
             typer.echo(f"--- row {sequence.index}\n" + show_sample(sample_segments(contract, sequence), colour=sys.stdout.isatty()))
         typer.echo("not good to train on: " + ", ".join(failing) if failing else "good to train on")
