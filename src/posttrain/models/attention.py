@@ -118,10 +118,11 @@ def forest_forward(q: Tensor, k: Tensor, v: Tensor, nodes: Tensor, scale: float,
             query = q[0, :, first:last].reshape(kv_heads, -1, width)
             scores = _scores(query, keys[:, :used], scale, softcap)
             _mask_scores(scores.view(kv_heads, -1, last - first, used), before, window)
-            total = torch.logsumexp(scores, -1, keepdim=True)
-            lse[:, first:last] = total.view(heads, last - first)
-            weights = scores.sub_(total).exp_().to(v.dtype)
-            out[0, first:last] = torch.bmm(weights, values[:, :used]).view(heads, last - first, width).transpose(0, 1)
+            largest = scores.amax(-1, keepdim=True)
+            total = scores.sub_(largest).exp_().sum(-1, keepdim=True)
+            mixed = torch.bmm(scores.to(v.dtype), values[:, :used]).div_(total)
+            out[0, first:last] = mixed.view(heads, last - first, width).transpose(0, 1)
+            lse[:, first:last] = (largest + total.log_()).view(heads, last - first)
     return out, lse
 
 

@@ -117,10 +117,12 @@ class _LogProbs(torch.autograd.Function):
         grad_weight: Tensor | None = None
         for first, last in tiles.spans:
             logits, targets = tiles.logits(first, last), target_ids[first:last, None]
-            normalizer[first:last] = torch.logsumexp(logits, -1)
-            logprobs[first:last] = logits.gather(1, targets)[:, 0] - normalizer[first:last]
+            slope = tiles.slope(logits) if ctx.early else None
+            chosen = logits.gather(1, targets)[:, 0]
+            normalizer[first:last] = _exponentiate(logits)
+            logprobs[first:last] = chosen - normalizer[first:last]
             if grad_hidden is not None:
-                grad = _grad_of_logprobs(tiles, logits, normalizer[first:last], targets, None)
+                grad = tiles.pull_back(_grad_of_logprobs(logits, targets), slope)
                 torch.mm(grad, weight, out=grad_hidden[first:last])
                 if grad_weight_wanted:
                     grad_weight = _add_outer(grad_weight, grad, hidden[first:last])
@@ -141,20 +143,25 @@ class _LogProbs(torch.autograd.Function):
         total: Tensor | None = None
         for first, last in tiles.spans:
             logits, targets = tiles.logits(first, last), target_ids[first:last, None]
-            grad_logits = _grad_of_logprobs(tiles, logits, normalizer[first:last], targets, grad[first:last, None])
+            slope = tiles.slope(logits)
+            probabilities = logits.sub_(normalizer[first:last, None]).exp_()
+            grad_logits = tiles.pull_back(_grad_of_logprobs(probabilities, targets).mul_(grad[first:last, None]), slope)
             torch.mm(grad_logits, weight, out=grad_hidden[first:last])
             total = _add_outer(total, grad_logits, hidden[first:last])
         return grad_hidden, torch.zeros_like(weight) if total is None else total.to(weight.dtype), None, None, None, None
 
 
-def _grad_of_logprobs(tiles: _Tiles, logits: Tensor, normalizer: Tensor, targets: Tensor, coefficients: Tensor | None) -> Tensor:
-    """d(sum of coefficient * log p) / d(W h) of one tile; overwrites ``logits``."""
-    slope = tiles.slope(logits)
-    grad = logits.sub_(normalizer[:, None]).exp_().neg_()
-    grad.scatter_add_(1, targets, torch.ones_like(targets, dtype=grad.dtype))
-    if coefficients is not None:
-        grad.mul_(coefficients)
-    return tiles.pull_back(grad, slope)
+def _exponentiate(logits: Tensor) -> Tensor:
+    """Turn logits into probabilities in place, one exponential each; returns their log-sum-exp."""
+    largest = logits.amax(-1, keepdim=True)
+    total = logits.sub_(largest).exp_().sum(-1, keepdim=True)
+    logits.div_(total)
+    return (largest + total.log_())[:, 0]
+
+
+def _grad_of_logprobs(probabilities: Tensor, targets: Tensor) -> Tensor:
+    """d log p(target) / d logits of one tile, in place of the probabilities."""
+    return probabilities.neg_().scatter_add_(1, targets, torch.ones_like(targets, dtype=probabilities.dtype))
 
 
 def _scale_formed(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shutil
+import struct
 import subprocess
 import sys
 import tempfile
@@ -131,7 +132,8 @@ def hub_reachable() -> bool:
 def _default_name(text: str, path: Path) -> str:
     if text in KNOWN_MODELS:
         return text
-    return path.stem.lower() if path.suffix == ".gguf" else path.name.lower()
+    name = path.stem if path.suffix == ".gguf" else path.name
+    return re.sub(r"[^\w.-]+", "-", name.lower()) or "model"
 
 
 def _fetch_known(known: KnownModel, scratch: Path) -> tuple[Path, dict[str, str]]:
@@ -205,7 +207,7 @@ def _convert_gguf(file: Path, target: Path) -> None:
         options = {"gguf_file": file.name, "local_files_only": True}
         tokenizer = AutoTokenizer.from_pretrained(file.parent, **options)
         model: Any = AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.float32, **options)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, IndexError, RuntimeError, struct.error) as error:
         raise ModelError(
             f"{file}: cannot be read as a GGUF model: {error}", hint="the file must be a whole GGUF of a causal model"
         ) from error

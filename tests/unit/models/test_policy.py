@@ -165,7 +165,7 @@ def test_what_cannot_branch_runs_one_sequence_after_the_other(kind, batch):
 
 
 def test_attention_dropout_is_refused_by_name():
-    with pytest.raises(ModelError, match="attention_dropout 0.1"):
+    with pytest.raises(ModelError, match=r"attention_dropout 0\.1"):
         policy_for(config_for("llama", attention_dropout=0.1))
 
 
