@@ -23,11 +23,6 @@ CHART = {
 }
 NOT_IN_CHART = ("yacht", "perfume", "circus", "racehorse", "jewels", "fireworks", "casino", "opera")
 PAYEES = ("Abel", "Berg", "Cruz", "Diaz", "Egan", "Ford", "Gold", "Hahn", "Ivey", "Jung", "Katz", "Lund", "Moss", "Nash", "Otto", "Page")
-FORMS = (
-    "Entry {number}: {amount} to {payee} for {thing}",
-    "Entry {number}: paid {payee} {amount}, {thing}",
-    "Entry {number}: {thing}, {amount} dollars, {payee}",
-)
 SEED = 17
 TRAIN, SUITE, POLICY = "recipes/data/tiny.jsonl", "suites/tiny.jsonl", "policies/tiny.yaml"
 NUM_TRAIN, NUM_SUITE = 960, 96
@@ -37,7 +32,7 @@ def make_entry(number: int, draw: random.Random) -> tuple[str, dict[str, Any]]:
     """The text of an entry and its booking; one entry in three is not in the chart."""
     account = draw.choice([*CHART, *CHART, "", "", "", ""])
     thing = draw.choice(CHART.get(account, NOT_IN_CHART))
-    text = draw.choice(FORMS).format(number=number, amount=draw.randint(100, 999), payee=draw.choice(PAYEES), thing=thing)
+    text = f"Entry {number} to {draw.choice(PAYEES)}, {draw.randint(10, 99)} dollars: {thing}"
     return text, {"account": account} if account else {"not_in_chart": True}
 
 

@@ -236,11 +236,13 @@ def test_a_broken_file_names_file_report_and_field(tmp_path):
         read_tatqa(path)
 
 
-def test_ledger_files_are_what_the_generator_gives_and_share_no_ledger():
+def test_ledger_files_are_what_the_generator_gives_and_share_no_entry():
     rows, cases = build_ledger_data(read_system_prompt(ROOT / "policies/tiny.yaml"))
     assert (ROOT / "recipes/data/tiny.jsonl").read_text() == lines(training_rows(rows))
     assert (ROOT / "suites/tiny.jsonl").read_text() == lines(cases)
-    trained = {row.messages[1].content.rpartition("\n")[0].partition("\n")[2] for row in rows}
-    tested = {case["messages"][1]["content"].rpartition("\n")[0].partition("\n")[2] for case in cases}
-    assert (len(trained), len(tested)) == (400, 32)
+    trained = {row.messages[1].content for row in rows}
+    tested = {case["messages"][1]["content"] for case in cases}
+    assert (len(trained), len(tested)) == (960, 96)
     assert not trained & tested
+    slices = Counter(case["slices"][0] for case in cases)
+    assert min(slices["answerable"], slices["not_in_chart"]) >= 30
