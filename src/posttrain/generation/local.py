@@ -17,8 +17,6 @@ from posttrain.records import Generation, GenerationRequest
 
 OnText = Callable[[int, str], None]
 HookFor = Callable[[GenerationRequest], LogitsHook | None]
-CACHE_STEP = 64
-"""The cache's capacity is a multiple of this many positions."""
 
 
 class LocalGenerator:
@@ -71,7 +69,7 @@ class LocalGenerator:
         """
         folder = find_model(model_path)
         model = load_for_inference(folder, adapter_path, dtype, device=device, merge=merge)
-        if pack and can_pack(model):
+        if pack and (merge or adapter_path is None) and can_pack(model):
             pack_linears(model)
         contract = ChatContract.load(folder)
         if adapter_path and (Path(adapter_path) / CONTRACT_FILE).is_file():
@@ -143,15 +141,18 @@ class LocalGenerator:
         )
 
     def _room_for(self, length: int, num_rows: int) -> Batch:
-        """The batch of the last call when it is large enough, else a new one within the memory given (twice as long: conversations grow)."""
+        """The batch of the last call when it is large enough, else a new one within the memory given.
+
+        It is longer than asked, so that conversations can grow; on a CPU memory that is never written costs nothing.
+        """
         slots = min(num_rows, self.batch_size)
         if self._batch and self._batch.capacity >= length and self._batch.num_slots >= slots:
             return self._batch
         most = self._cache_bytes // self._bytes_per_token()
         if length > most:
             raise ConfigError(f"{length} tokens do not fit into {self._cache_bytes / 2**30:.1f} GiB of cache", hint="raise cache_gib")
-        room = max(length, min(2 * self._batch.capacity, most // slots)) if self._batch else length
-        capacity = min(-(-room // CACHE_STEP) * CACHE_STEP, self.context_length, most)
+        room = most // slots if next(self.model.parameters()).device.type == "cpu" else 2 * length
+        capacity = min(max(length, room), self.context_length, most)
         self._batch = None
         self._batch = Batch(self.model, num_slots=min(slots, most // capacity), capacity=capacity, end_ids=self.contract.eos_token_ids)
         return self._batch

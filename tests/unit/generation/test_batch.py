@@ -27,20 +27,20 @@ from posttrain.generation.support import check_model, context_length
 from posttrain.records import SamplingSettings
 
 VOCAB = 97
-SHAPE = dict(
-    hidden_size=48,
-    num_hidden_layers=3,
-    num_attention_heads=6,
-    num_key_value_heads=2,
-    head_dim=8,
-    intermediate_size=48,
-    vocab_size=VOCAB,
-    max_position_embeddings=256,
-    tie_word_embeddings=False,
-    bos_token_id=None,
-    eos_token_id=None,
-    pad_token_id=0,
-)
+SHAPE = {
+    "hidden_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "intermediate_size": 48,
+    "vocab_size": VOCAB,
+    "max_position_embeddings": 256,
+    "tie_word_embeddings": False,
+    "bos_token_id": None,
+    "eos_token_id": None,
+    "pad_token_id": 0,
+}
 FAMILIES = {
     "llama": (LlamaConfig, {}),
     "qwen2": (Qwen2Config, {}),
@@ -72,7 +72,7 @@ def draw_prompts():
     rng = np.random.default_rng(3)
     common = rng.integers(1, VOCAB, 25).tolist()
     sharing = [common + rng.integers(1, VOCAB, n).tolist() for n in (1, 4, 9)]
-    return [*sharing, *(rng.integers(1, VOCAB, n).tolist() for n in (1, 2, 17, 40)), common + [5], common + [5], common]
+    return [*sharing, *(rng.integers(1, VOCAB, n).tolist() for n in (1, 2, 17, 40)), [*common, 5], [*common, 5], common]
 
 
 def run(model, prompts, *, num_slots=4, new=9, **sampling):
@@ -115,7 +115,7 @@ def test_a_common_beginning_is_computed_once():
     model.get_input_embeddings().register_forward_hook(lambda module, args, out: seen.append(args[0].numel()))
     rng = np.random.default_rng(1)
     report = rng.integers(1, VOCAB, 25).tolist()
-    prompts = [report + [10 + i, *rng.integers(1, VOCAB, 2).tolist()] for i in range(6)]
+    prompts = [[*report, 10 + i, *rng.integers(1, VOCAB, 2).tolist()] for i in range(6)]
     rows = [Row(i, prompt, SamplingSettings(), 1) for i, prompt in enumerate(prompts)]
     Batch(model, num_slots=6, capacity=64, end_ids=()).run(rows, lambda row: None)
     assert sum(seen) == 25 + 6 * 3
