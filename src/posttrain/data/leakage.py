@@ -8,7 +8,8 @@ A case is contaminated when one training record holds a *meaningful* part of it,
    phrases; :func:`_is_boilerplate` has the numbers). Identical records count once, so a leak that was repeated is no template.
 3. What remains must cover ``min_coverage`` of the words of the case that are its own. GPT-3 counted a single shared run; reports of
    one field share many, so as in Llama 2 (Touvron et al. 2023, section A.6) the covered share decides.
-4. Cases changed here and there are found by MinHash over runs of three words, verified by their exact Jaccard similarity.
+4. Cases changed here and there are found by MinHash over runs of three words, verified by their exact Jaccard similarity,
+   unless they differ in one stretch only (a template around another question).
 5. Cases shorter than ``ngram`` words match only a message that says exactly the same.
 
 Give suite texts without the system prompt (:func:`posttrain.data.words.speech` leaves it out) and with everything that is the case's own:
@@ -26,7 +27,7 @@ from numpy.typing import NDArray
 
 from posttrain.data.minhash import band_keys, pairs_between, split_sets, unique_pairs, verified
 from posttrain.data.overlap import Hashes, SuiteIndex, coverage
-from posttrain.data.words import UNKNOWN, Ids, grams, passage, segments, words
+from posttrain.data.words import UNKNOWN, Ids, difference, grams, passage, segments, words
 from posttrain.errors import CheckFailed
 from posttrain.records import Record
 
@@ -34,8 +35,10 @@ BATCH = 2000  # records examined at once
 SHINGLE = 3  # words a shingle of the near-duplicate check
 FREQUENT = 25  # a run in more cases (or records) than this, and than FREQUENT_SHARE of them, is boilerplate
 FREQUENT_SHARE = 0.05
-HALF = 0.5  # so is one in more than half of the cases of a suite that has at least SMALL_SUITE
+HALF = 0.5  # so is one in more than half of the cases of a suite that has at least SMALL_SUITE, or of cases and records
 SMALL_SUITE = 8
+SMALL_CHANGE = 2  # words in a row by which a near duplicate may differ, whatever they are
+ALIKE = 0.5  # else the share of the words of the part that differs which must agree
 SHOWN_WORDS = 40
 MIN_WAIVER = 10  # characters of a reason
 NEVER_AN_ID = 1 << 40
@@ -187,15 +190,17 @@ class _Search:
         cases = [case for case, one in enumerate(sets) if len(one) > self._ngram - SHINGLE]
         return cases, [sets[case] for case in cases]
 
-    def _frequent_in_suite(self, run: Numbers, case: Numbers, num_runs: int) -> NDArray[np.bool_]:
-        """Which runs are in too many cases of one of the suites to tell anything."""
+    def _frequent_in_suite(
+        self, run: Numbers, case: Numbers, num_runs: int, *, usual: NDArray[np.bool_] | None = None
+    ) -> NDArray[np.bool_]:
+        """Which runs are in too many cases of one of the suites to tell anything; ``usual`` ones are in most training records."""
         result = np.zeros(num_runs, dtype=bool)
         for suite, size in enumerate(self._suite_sizes.tolist()):
             mine = self._suite_of[case] == suite
             in_cases = np.bincount(unique_pairs(run[mine], case[mine])[0], minlength=num_runs)
             result |= _is_boilerplate(in_cases, size)
-            if size >= SMALL_SUITE:
-                result |= in_cases > HALF * size
+            in_half = (in_cases > HALF * size) & (in_cases > 1)
+            result |= in_half if size >= SMALL_SUITE else in_half & (usual if usual is not None else False)
         return result
 
     def examine(self, batch: Sequence[Record], first: int) -> None:
@@ -239,12 +244,14 @@ class _Search:
         sets = split_sets(hashes[mine], np.searchsorted(likely, owner[mine]), len(likely))
         pairs = pairs_between(self._near_keys, band_keys(sets, self._near_jaccard))
         for case, text, similarity in verified(pairs, self._near_sets, sets, self._near_jaccard):
-            self._near.append((self._near_cases[case], int(record[likely[text]]), similarity))
+            if _alike(self._index.ids[self._near_cases[case]], ids[likely[text]]):
+                self._near.append((self._near_cases[case], int(record[likely[text]]), similarity))
 
     def finish(self, min_coverage: float) -> tuple[int, int, Found]:
         """Cases sharing any run, runs left out as boilerplate, and the contaminated cases."""
         index = self._index
-        frequent = self._frequent_in_suite(index.run, index.case, len(index.hashes))
+        usual = self._frequency > HALF * len(self._digests)
+        frequent = self._frequent_in_suite(index.run, index.case, len(index.hashes), usual=usual)
         frequent |= _is_boilerplate(self._frequency, len(self._digests))
         self._own_runs = ~frequent
         self._record = np.concatenate([NOTHING, *(records for records, _ in self._shared)])  # ascending
@@ -272,6 +279,12 @@ class _Search:
         suite, case_id = self._names[case]
         text = passage(self._texts[case], first, min(last, first + SHOWN_WORDS))
         return Hit(suite, case_id, kind, round(overlap, 4), text, ids[order[0]], tuple(order))
+
+
+def _alike(a: Ids, b: Ids) -> bool:
+    """Whether two similar texts differ little, or here and there: a shared template around two questions is no near duplicate."""
+    left, right = difference(a, b)
+    return max(len(left), len(right)) <= SMALL_CHANGE or len(np.intersect1d(left, right)) >= ALIKE * len(np.union1d(left, right))
 
 
 def _distinct_unknown(text: Ids) -> Ids:

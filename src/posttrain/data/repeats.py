@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from posttrain.data.minhash import Hashes, band_keys, jaccard, pairs_within, split_sets, verified
-from posttrain.data.words import Ids, Vocabulary, grams, segments, sides, words
+from posttrain.data.words import Ids, Vocabulary, difference, grams, segments, sides, words
 from posttrain.records import Record, StepLabels, UnpairedLabel
 
 SHINGLE = 3  # words a shingle
@@ -119,26 +119,12 @@ def _answers_agree(a: Ids, b: Ids, threshold: float) -> bool | None:
 
 def _same_question(a: Ids, b: Ids, numbers: Ids) -> bool:
     """Whether the part in which two prompts differ is small or alike, and speaks of the same numbers."""
-    left, right = _difference(a, b)
+    left, right = difference(a, b)
     if len(np.setxor1d(np.intersect1d(left, numbers), np.intersect1d(right, numbers))):
         return False
     if max(len(left), len(right)) <= SMALL_CHANGE:
         return True
     return len(np.intersect1d(left, right)) >= SAME_WORDS * len(np.union1d(left, right))
-
-
-def _difference(a: Ids, b: Ids) -> tuple[Ids, Ids]:
-    """What is left of two texts without their common beginning and end."""
-    shorter = min(len(a), len(b))
-    head = _agreement(a[:shorter], b[:shorter])
-    tail = _agreement(a[head:][::-1][: shorter - head], b[head:][::-1][: shorter - head])
-    return a[head : len(a) - tail], b[head : len(b) - tail]
-
-
-def _agreement(a: Ids, b: Ids) -> int:
-    """How many words agree from the start of two equally long texts."""
-    differs = np.flatnonzero(a != b)
-    return int(differs[0]) if len(differs) else len(a)
 
 
 def shingle_sets(texts: Sequence[Ids], size: int) -> list[Hashes]:

@@ -143,3 +143,17 @@ def scramble(values: Hashes) -> Hashes:
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return values ^ (values >> np.uint64(31))
+
+
+def difference(a: Ids, b: Ids) -> tuple[Ids, Ids]:
+    """What is left of two texts without their common beginning and end."""
+    shorter = min(len(a), len(b))
+    head = _agreement(a[:shorter], b[:shorter])
+    tail = _agreement(a[head:][::-1][: shorter - head], b[head:][::-1][: shorter - head])
+    return a[head : len(a) - tail], b[head : len(b) - tail]
+
+
+def _agreement(a: Ids, b: Ids) -> int:
+    """How many words agree from the start of two equally long texts."""
+    differs = np.flatnonzero(a != b)
+    return int(differs[0]) if len(differs) else len(a)

@@ -79,6 +79,22 @@ def test_a_template_in_every_case_and_every_row_is_boilerplate():
     assert report.num_boilerplate >= 80 - 12
 
 
+def test_a_template_is_told_from_a_leak_in_a_suite_of_five_cases_too():
+    template = prose(80)
+    train = [row(f"{template} {prose(20)}") for _ in range(20)]
+    cases = [(f"t{n}", f"{template} {prose(20)}") for n in range(5)]
+    assert contamination(train, {"s": cases}).hits == ()
+    assert [hit.case_id for hit in contamination([*train, row(cases[3][1])], {"s": cases}).hits] == ["t3"]
+
+
+def test_a_short_case_with_one_word_changed_is_a_near_duplicate():
+    words = prose(20).split()
+    changed = " ".join([*words[:10], "other", *words[11:]])
+    (hit,) = contamination([*TRAIN, row(changed)], {"s": [*CASES, ("short", " ".join(words))]}).hits
+    # 18 runs of three words each, 15 of them the same
+    assert (hit.case_id, hit.kind, hit.overlap) == ("short", "near_duplicate", round(15 / 21, 4))
+
+
 def test_a_leak_repeated_in_training_is_no_template():
     report = contamination([*TRAIN, *[row(CASES[2][1])] * 500], {"s": CASES})
     (hit,) = report.hits
