@@ -1,18 +1,19 @@
 """One hash for what decides text and ids, one rule from messages to ids, and differences that can be read."""
 
 import json
+import os
 import shutil
 from datetime import datetime
 
 import pytest
 from families import FAMILIES, MASKABLE, as_dicts, contract, tokenizer
-from tokenizers import Tokenizer, normalizers, processors
+from tokenizers import Tokenizer, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from posttrain.chat import CONTRACT_FILE, ChatContract, load_record
 from posttrain.chat.golden import GOLDEN, describe_difference, first_difference
 from posttrain.errors import ContractError
-from posttrain.records import Message
+from posttrain.records import Demonstration, Message
 
 TURNS = (Message("user", "What is 12 * 7?"), Message("assistant", "84"), Message("user", "Sure?"))
 
@@ -124,10 +125,7 @@ def test_there_is_one_bos_even_when_the_tokenizer_would_add_another():
 
 
 def test_decode_gives_the_text_of_an_answer_without_its_end_of_turn():
-    ids = contract("smollm2").supervise
-    from posttrain.records import Demonstration
-
-    sequence = ids(Demonstration((TURNS[0], Message("assistant", "  two  spaces , and 🙂\n"))))
+    sequence = contract("smollm2").supervise(Demonstration((TURNS[0], Message("assistant", "  two  spaces , and 🙂\n"))))
     assert contract("smollm2").decode(sequence.input_ids[sequence.completion_mask]) == "  two  spaces , and 🙂\n"
 
 
@@ -214,8 +212,8 @@ def test_a_file_that_is_no_record_is_refused(tmp_path, text):
         load_record(tmp_path / "record.json")
 
 
-def test_normaliser_helper_is_part_of_the_identity():
-    backend = Tokenizer.from_str(tokenizer("smollm2").backend_tokenizer.to_str())
-    backend.normalizer = normalizers.NFKC()
-    changed = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|im_end|>", bos_token="<|im_start|>")
-    assert ChatContract(changed, FAMILIES["smollm2"].template).hash != contract("smollm2").hash
+@pytest.mark.skipif("POSTTRAIN_TEST_MODEL" not in os.environ, reason="POSTTRAIN_TEST_MODEL names no model folder")
+def test_a_real_model_folder_gives_the_ids_of_transformers():
+    real = ChatContract.load(os.environ["POSTTRAIN_TEST_MODEL"])
+    ids = real.tokenizer.apply_chat_template(as_dicts(TURNS), add_generation_prompt=True, return_dict=False)
+    assert real.encode(TURNS, add_generation_prompt=True).tolist() == ids
