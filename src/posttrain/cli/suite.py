@@ -33,7 +33,7 @@ def freeze(file: Annotated[Path, typer.Argument(help="A suite, or a gate with it
 def check(file: Annotated[Path, typer.Argument(help="A suite, or a gate with its suite.")], as_json: AsJson = False) -> None:
     """Is a suite (or gate) valid, and as it was frozen? Names each changed setting, file, case and line."""
     from posttrain.errors import CheckFailed
-    from posttrain.evaluation import changes_since_freeze, read_lock, read_suite
+    from posttrain.evaluation import changes_since_freeze, read_lock, read_suite, shorten
     from posttrain.release import gate_changes, is_gate, read_gate
 
     suite = read_gate(file)[1] if is_gate(file) else read_suite(file)
@@ -46,8 +46,9 @@ def check(file: Annotated[Path, typer.Argument(help="A suite, or a gate with its
     if missing:
         raise CheckFailed(f"{', '.join(missing)}: never frozen", hint=f"posttrain suite freeze {file}")
     if changes:
-        shown = "\n  ".join(changes)
-        raise CheckFailed(f"{file}: changed since it was frozen:\n  {shown}", hint="undo the change, or raise the version and freeze again")
+        raise CheckFailed(
+            f"{file}: changed since it was frozen:\n  {shorten(changes)}", hint="undo the change, or raise the version and freeze again"
+        )
     typer.echo("\n".join(f"{path}: unchanged since {lock['frozen_at']}" for path, lock in locks if lock))
 
 

@@ -10,6 +10,7 @@ from posttrain.evaluation.freeze import (
     freeze_settings,
     freeze_suite,
     read_lock,
+    shorten,
 )
 from posttrain.evaluation.results import CaseInfo, EvaluationResult, SampleResult
 from posttrain.evaluation.scores import Score, Scorer, ScorerContext, ScorerKind, ScorerOptions, conjunction, scorers
@@ -46,6 +47,7 @@ __all__ = [
     "read_suite",
     "score_sample",
     "scorers",
+    "shorten",
     "summarise",
     "summary_lines",
 ]

@@ -1,6 +1,7 @@
 """Freezing: a lock file beside a suite (or gate) holds its hash and time, so that a later change is seen and named."""
 
 import json
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -52,9 +53,8 @@ def check_frozen(suite: Suite) -> None:
     """Raise CheckFailed naming each changed setting, file, case and line when the suite differs from its lock. No lock: passes."""
     changes = changes_since_freeze(suite)
     if changes:
-        shown = "\n  ".join(changes[:8]) + (f"\n  and {len(changes) - 8} more" if len(changes) > 8 else "")
         raise CheckFailed(
-            f"{suite.path}: changed since it was frozen:\n  {shown}",
+            f"{suite.path}: changed since it was frozen:\n  {shorten(changes)}",
             hint="undo the change, or raise the version and run `posttrain suite freeze` before the next training",
         )
 
@@ -63,8 +63,15 @@ def check_settings_frozen(path: Path, settings: dict[str, Any]) -> None:
     """As :func:`check_frozen` for a file that is settings alone."""
     changes = changed_settings(path, settings)
     if changes:
-        shown = "\n  ".join(changes[:8])
-        raise CheckFailed(f"{path}: changed since it was frozen:\n  {shown}", hint="undo the change, or freeze it again before training")
+        raise CheckFailed(
+            f"{path}: changed since it was frozen:\n  {shorten(changes)}", hint="undo the change, or freeze it again before training"
+        )
+
+
+def shorten(changes: list[str], limit: int = 12) -> str:
+    """The first changes, indented, and how many more there are."""
+    more = [f"and {len(changes) - limit} more"] if len(changes) > limit else []
+    return "\n  ".join([*changes[:limit], *more])
 
 
 def changed_settings(path: Path, settings: dict[str, Any]) -> list[str]:
@@ -92,7 +99,27 @@ def changes_since_freeze(suite: Suite) -> list[str]:
 
 
 def _changed_settings(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    return [f"{key}: {old.get(key)!r:.100} -> {new.get(key)!r:.100}" for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
+    """``criteria.0.min: 0.9 -> 0.8`` for each setting that differs."""
+    before, after = dict(_flat(old)), dict(_flat(new))
+    changed = [key for key in {**before, **after} if before.get(key, _ABSENT) != after.get(key, _ABSENT)]
+    return [f"{key}: {before.get(key, _ABSENT)!r:.100} -> {after.get(key, _ABSENT)!r:.100}" for key in changed]
+
+
+class _Absent:
+    def __repr__(self) -> str:
+        return "absent"
+
+
+_ABSENT = _Absent()
+
+
+def _flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted paths to leaves; an empty mapping or list is a leaf."""
+    inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    if not inside:
+        yield path, value
+    for key, part in inside:
+        yield from _flat(part, f"{path}.{key}" if path else str(key))
 
 
 def _parts(suite: Suite) -> dict[str, Any]:
