@@ -1,0 +1,88 @@
+"""Prompts from a file, answers to a file, and a run that was killed goes on where it was."""
+
+import dataclasses
+import json
+
+import pytest
+
+from posttrain.errors import ConfigError, DataError
+from posttrain.generation import answer_prompts, read_prompts
+from posttrain.records import Message, SamplingSettings
+
+SAMPLING = SamplingSettings(max_new_tokens=5)
+
+
+def write(path, rows):
+    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def test_every_way_to_write_a_prompt_is_read(tmp_path):
+    rows = [
+        {"prompt": "a"},
+        {"id": "x", "messages": [{"role": "user", "content": "b"}, {"role": "assistant", "content": "left out"}]},
+        {"id": 7, "prompt": [{"role": "user", "content": "c"}], "system": "own"},
+        "",
+    ]
+    requests = read_prompts(write(tmp_path / "p.jsonl", rows), SAMPLING, system="general")
+    general = Message("system", "general")
+    assert [request.id for request in requests] == ["1", "x", "7"]
+    assert [request.messages for request in requests] == [
+        (general, Message("user", "a")),
+        (general, Message("user", "b")),
+        (Message("system", "own"), Message("user", "c")),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([], "holds no prompt"),
+        (["{"], r"p\.jsonl:1: not JSON"),
+        ([{"prompt": "a"}, {"question": "b"}], r"p\.jsonl:2: field 'prompt': is missing"),
+        ([{"messages": [{"role": "boss", "content": "b"}]}], r"p\.jsonl:1: .*is not a known role"),
+        ([{"id": "a", "prompt": "b"}] * 2, r"p\.jsonl:2: id 'a' occurs twice"),
+    ],
+)
+def test_a_broken_row_is_named(tmp_path, rows, message):
+    with pytest.raises(DataError, match=message):
+        read_prompts(write(tmp_path / "p.jsonl", rows), SAMPLING)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(DataError, match=r"none\.jsonl: no such file"):
+        read_prompts(tmp_path / "none.jsonl", SAMPLING)
+
+
+@pytest.fixture
+def requests(tmp_path):
+    return read_prompts(write(tmp_path / "p.jsonl", [{"id": f"r{i}", "prompt": f"account {i}"} for i in range(5)]), SAMPLING)
+
+
+def test_a_run_stopped_inside_a_line_goes_on_and_ends_with_the_same_rows(tiny_generator, requests, tmp_path):
+    out = tmp_path / "a" / "out.jsonl"
+    whole = answer_prompts(tiny_generator, requests, out)
+    lines = out.read_text().splitlines(keepends=True)
+    out.write_text("".join(lines[:2]) + lines[2][:20])
+    progress = []
+    rows = answer_prompts(tiny_generator, requests, out, on_answer=lambda done, total: progress.append((done, total)))
+    assert progress == [(n, 5) for n in (2, 3, 4, 5)]
+    assert [{**row, "seconds": 0} for row in rows] == [{**row, "seconds": 0} for row in whole]
+    assert sorted(json.loads(line)["id"] for line in out.read_text().splitlines()) == [f"r{i}" for i in range(5)]
+
+
+def test_answers_of_another_setting_are_not_mixed_in(tiny_generator, requests, tmp_path):
+    out = tmp_path / "out.jsonl"
+    answer_prompts(tiny_generator, requests, out)
+    before = out.read_bytes()
+    warmer = [dataclasses.replace(request, sampling=dataclasses.replace(SAMPLING, temperature=1.0)) for request in requests]
+    with pytest.raises(ConfigError, match=r"out\.jsonl:1: 'r\d' was answered by another model, prompt or sampling setting"):
+        answer_prompts(tiny_generator, warmer, out)
+    assert out.read_bytes() == before
+
+
+def test_a_file_of_something_else_is_not_written_to(tiny_generator, requests, tmp_path):
+    out = write(tmp_path / "out.jsonl", [{"id": "r0", "prompt": "mine"}])
+    with pytest.raises(ConfigError, match="no answer written by this command"):
+        answer_prompts(tiny_generator, requests, out)
+    assert json.loads(out.read_text()) == {"id": "r0", "prompt": "mine"}
