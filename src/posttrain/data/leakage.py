@@ -19,7 +19,7 @@ leak only together with its report; as a case on its own it is a short text, and
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 
 import numpy as np
@@ -80,7 +80,6 @@ class ContaminationReport:
     ngram: int
     min_coverage: float
     near_jaccard: float
-    waiver: str = field(default="", compare=False)
 
     @property
     def precision(self) -> float | None:
