@@ -1,6 +1,7 @@
 """`posttrain sft`: supervised fine-tuning of a model on a file of demonstrations."""
 
 import json
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -42,11 +43,9 @@ def sft(
         settings["lora"] = {"rank": lora_rank, "targets": lora_targets}
     settings = apply_overrides(settings, overrides or [])
     checked = parse(SftConfig, settings, where=config or "sft")
-    with TerminalDisplay() as display:
+    with TerminalDisplay() as display, closing(build_loggers(logger or ["jsonl"], out, report=display.say)) as loggers:
         display.step(1, f"fine-tune {model}", "run")
-        loggers = build_loggers(logger or ["jsonl"], out)
         result = run_sft(checked, model, out, lineage=LineageStore(store), progress=display, logger=loggers)
-        loggers.close()
         display.step(1, f"fine-tune {model}", "done")
     written = result.adapter or result.model
     if as_json:

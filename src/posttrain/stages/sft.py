@@ -102,7 +102,7 @@ def run_sft(
                 out / "result.json", {"model": str(folder), "settings": config.dump(), "metrics": metrics, "history": trained.history}
             )
             if lineage:
-                sources = [*(parents or _start(lineage, folder)), *_sources(lineage, config, card, contract)]
+                sources = [*(parents or _origins(lineage, folder, config, card)), *_settings(lineage, config, contract)]
                 id_ = lineage.put(target.name, {"name": target.name, "stage": "sft", "metrics": metrics}, parents=sources, files=[target])
         world.wait()
     is_adapter = target.name == "adapter"
@@ -123,10 +123,9 @@ def load_sequences(config: SftConfig, contract: ChatContract, *, limit: int | No
     sequences = list(contract.supervise_many(rows, mask=config.mask))
     too_long = [row for row in sequences if limit is not None and len(row) > limit]
     idle = [row for row in sequences if row.num_supervised == 0]
-    _check_rows(config.data, too_long, config.on_too_long, f"longer than {limit} tokens", "on_too_long")
-    _check_rows(
-        config.data, idle, config.on_nothing_supervised, f"without a supervised token under mask '{config.mask}'", "on_nothing_supervised"
-    )
+    named = f"{config.data}: {{}} of {len(sequences)} rows {{}}: {{}}"
+    _check_rows(too_long, config.on_too_long, named, f"longer than {limit} tokens", "on_too_long")
+    _check_rows(idle, config.on_nothing_supervised, named, f"that train nothing under mask '{config.mask}'", "on_nothing_supervised")
     left_out = {row.index for row in (*too_long, *idle)}
     kept = [row for row in sequences if row.index not in left_out]
     if not kept:
@@ -141,10 +140,10 @@ def load_sequences(config: SftConfig, contract: ChatContract, *, limit: int | No
     return kept, {name: float(value) for name, value in counts.items()}
 
 
-def _check_rows(data: str, rows: Sequence[TokenSequence], rule: str, problem: str, setting: str) -> None:
+def _check_rows(rows: Sequence[TokenSequence], rule: str, message: str, problem: str, setting: str) -> None:
     if rows and rule == "stop":
-        named = ", ".join(f"{row.index + 1} ({len(row)} tokens)" for row in rows[:10]) + (", ..." if len(rows) > 10 else "")
-        raise DataError(f"{data}: {len(rows)} rows are {problem}: {named}", hint=f"fix them, or leave them out with {setting}: drop")
+        places = ", ".join(f"{row.index + 1} ({len(row)} tokens)" for row in rows[:10]) + (", ..." if len(rows) > 10 else "")
+        raise DataError(message.format(len(rows), problem, places), hint=f"fix them, or leave them out with {setting}: drop")
 
 
 def _check_contracts(contract: ChatContract, folders: Sequence[Path]) -> None:
@@ -187,20 +186,22 @@ def _summary(trained: TrainResult, policy: Policy) -> dict[str, float]:
     }
 
 
-def _start(lineage: LineageStore, model: Path) -> list[str]:
-    """The start model as a node, for runs outside a recipe."""
-    return [lineage.put("model", {"name": model.name}, files=[model])]
-
-
-def _sources(lineage: LineageStore, config: SftConfig, card: DataCard, contract: ChatContract) -> list[str]:
-    """What the result was made from, beside the start model."""
+def _origins(lineage: LineageStore, model: Path, config: SftConfig, card: DataCard) -> list[str]:
+    """Start model, data, code and libraries as nodes, for a run outside a recipe; a recipe hands its own in as ``parents``."""
     return [
+        lineage.put("model", {"name": model.name}, files=[model]),
         lineage.put("data", {"name": Path(config.data).name, **card.dump()}, files=[config.data]),
-        lineage.put("template", {"hash": contract.hash, "parts": contract.hashes}),
-        lineage.put("config", {"stage": "sft", "settings": config.dump()}),
-        lineage.put("seed", {"training": config.training.seed}),
         lineage.put("code", code_record()),
         lineage.put("environment", environment_record()),
+    ]
+
+
+def _settings(lineage: LineageStore, config: SftConfig, contract: ChatContract) -> list[str]:
+    """The stage's own settings, seed and chat contract as nodes."""
+    return [
+        lineage.put("template", {"name": "chat contract", "hash": contract.hash, "parts": contract.hashes}),
+        lineage.put("config", {"name": "sft", "settings": config.dump()}),
+        lineage.put("seed", {"name": "sft", "training": config.training.seed}),
     ]
 
 
