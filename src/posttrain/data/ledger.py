@@ -15,17 +15,12 @@ from posttrain.data.finops import lines, read_system_prompt, training_rows
 from posttrain.data.tatqa import dump_answer
 from posttrain.records import Demonstration, Message
 
-CHART = {
-    "travel": ("taxi", "train", "hotel", "diesel"),
-    "office": ("paper", "desk", "ink", "chairs"),
-    "energy": ("gas", "power", "heating", "solar"),
-    "staff": ("wages", "pension", "lessons", "bonus"),
-}
-NOT_IN_CHART = ("yacht", "perfume", "circus", "racehorse", "jewels", "fireworks", "casino", "opera")
+CHART = {"travel": ("taxi", "hotel"), "office": ("paper", "desk"), "energy": ("gas", "heating"), "staff": ("wages", "pension")}
+NOT_IN_CHART = ("yacht", "perfume", "circus", "casino")
 PAYEES = ("Abel", "Berg", "Cruz", "Diaz", "Egan", "Ford", "Gold", "Hahn", "Ivey", "Jung", "Katz", "Lund", "Moss", "Nash", "Otto", "Page")
 SEED = 17
 TRAIN, SUITE, POLICY = "recipes/data/tiny.jsonl", "suites/tiny.jsonl", "policies/tiny.yaml"
-NUM_TRAIN, NUM_SUITE = 960, 96
+NUM_TRAIN, NUM_SUITE = 960, 128
 
 
 def make_entry(number: int, draw: random.Random) -> tuple[str, dict[str, Any]]:

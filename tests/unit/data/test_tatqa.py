@@ -242,7 +242,7 @@ def test_ledger_files_are_what_the_generator_gives_and_share_no_entry():
     assert (ROOT / "suites/tiny.jsonl").read_text() == lines(cases)
     trained = {row.messages[1].content for row in rows}
     tested = {case["messages"][1]["content"] for case in cases}
-    assert (len(trained), len(tested)) == (960, 96)
+    assert (len(trained), len(tested)) == (960, 128)
     assert not trained & tested
     slices = Counter(case["slices"][0] for case in cases)
     assert min(slices["answerable"], slices["not_in_chart"]) >= 30
