@@ -41,7 +41,9 @@ def write_suite(root, gate=GATE, num_cases=40):
 
 @pytest.fixture(scope="module")
 def evaluated(tmp_path_factory):
-    """A frozen suite and gate, and two tiny models evaluated on it by the command."""
+    """A frozen suite and gate, and two tiny models evaluated on it: one from Python, one by the command."""
+    from posttrain.evaluation import evaluate, load_suite
+    from posttrain.generation import LocalGenerator
     from posttrain.models import write_tiny_model
 
     root = tmp_path_factory.mktemp("gate")
@@ -49,11 +51,10 @@ def evaluated(tmp_path_factory):
     assert posttrain("suite", "freeze", root / "gate.yaml").returncode == 0
     for name, seed in (("old", 1), ("new", 2)):
         write_tiny_model(root / f"model-{name}", ["say 1 2 3 4"], seed=seed, vocab_size=300, hidden=32)
-        run = posttrain(
-            "eval", "-s", root / "suite.yaml", "-m", root / f"model-{name}", "-o", root / name, "--cache", root / "cache", "--json"
-        )
-        assert run.returncode == 0, run.stderr
-        assert json.loads(run.stdout)["num_samples"] == 40
+    evaluate(load_suite(root / "suite.yaml"), LocalGenerator.load(root / "model-old"), out_dir=root / "old")
+    run = posttrain("eval", "-s", root / "suite.yaml", "-m", root / "model-new", "-o", root / "new", "--cache", root / "cache", "--json")
+    assert run.returncode == 0, run.stderr
+    assert json.loads(run.stdout)["num_samples"] == 40
     return root
 
 
@@ -73,12 +74,11 @@ def test_the_latency_of_a_real_model_is_measured_and_a_rerun_reuses_its_answers(
     first = json.loads((evaluated / "new" / "summary.json").read_text())
     assert first["latency"][0]["num_measured"] == 40
     assert first["latency"][0]["p50"]["value"] > 0
-    again = posttrain(
-        "eval", "-s", evaluated / "suite.yaml", "-m", evaluated / "model-new", "-o", evaluated / "again", "--cache", evaluated / "cache"
-    )
+    model, out = evaluated / "model-new", evaluated / "again"
+    again = posttrain("eval", "-s", evaluated / "suite.yaml", "-m", model, "-o", out, "--cache", evaluated / "cache")
     assert again.returncode == 0, again.stderr
     assert "every answer came from the cache" in again.stdout
-    assert json.loads((evaluated / "again" / "summary.json").read_text())["scores"] == first["scores"]
+    assert json.loads((out / "summary.json").read_text())["scores"] == first["scores"]
 
 
 @pytest.mark.parametrize(

@@ -32,9 +32,10 @@ def eval_command(
 ) -> None:
     """Ask a model every case of a suite, score the answers, write results and a summary with intervals."""
     from posttrain.evaluation import evaluate, load_suite, summary_lines
-    from posttrain.recipes.display import TerminalDisplay
 
     loaded = load_suite(suite)
+    from posttrain.recipes.display import TerminalDisplay  # only now: it brings torch, and a wrong suite should not wait for it
+
     name = Path(adapter or model).name
     with TerminalDisplay() as display:
         display.step(1, f"{loaded.config.name} {loaded.config.version} on {adapter or model}", "run")
