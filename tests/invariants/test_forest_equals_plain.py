@@ -111,15 +111,15 @@ def relative_difference(ours, theirs):
     return (error / sum(float(theirs[name].double().square().sum()) for name in theirs)) ** 0.5
 
 
-def compare(family, shape, dtype, tolerance, *, share=True, compiled=False, **settings):
+def compare(family, shape, dtype, tolerance, *, share=True, backend=None, **settings):
     model, sequences = build_model(family, dtype), build_sequences(shape)
     expected = plain_logprobs(model, sequences)
     objective(expected).backward()
     expected_gradients = gradients(model)
     model.zero_grad()
     policy = Policy(model, ModelSettings(path="unused", **settings), compute_dtype=dtype)
-    if compiled:
-        policy.compile()
+    if backend:
+        policy.compile(backend=backend)
     forest = build_forest(sequences, share=share)
     assert forest.is_shared == (share and shape != "flat")
     logprobs = policy.logprobs(forest)
@@ -151,3 +151,10 @@ def test_unshared_pack_equals_one_plain_pass_a_sequence(shape):
 @pytest.mark.usefixtures("exact")
 def test_gradient_checkpointing_changes_nothing():
     compare("llama", "three levels", torch.float64, 1e-10, gradient_checkpointing=True)
+
+
+@pytest.mark.filterwarnings("ignore")  # the compiler warns about its own doings
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_compiled_layers_give_the_same(backend):
+    """aot_eager traces forward and backward as the real compiler does, without its minute of C++."""
+    compare("llama", "three levels", torch.float32, 1e-5, backend=backend)

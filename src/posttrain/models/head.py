@@ -119,10 +119,10 @@ class _LogProbs(torch.autograd.Function):
             logits, targets = tiles.logits(first, last), target_ids[first:last, None]
             slope = tiles.slope(logits) if ctx.early else None
             chosen = logits.gather(1, targets)[:, 0]
-            normalizer[first:last] = _exponentiate(logits)
+            normalizer[first:last], total = _exponentiate(logits)
             logprobs[first:last] = chosen - normalizer[first:last]
             if grad_hidden is not None:
-                grad = tiles.pull_back(_grad_of_logprobs(logits, targets), slope)
+                grad = tiles.pull_back(_grad_of_logprobs(logits, total.reciprocal_(), targets, torch.ones_like(total)), slope)
                 torch.mm(grad, weight, out=grad_hidden[first:last])
                 if grad_weight_wanted:
                     grad_weight = _add_outer(grad_weight, grad, hidden[first:last])
@@ -144,24 +144,23 @@ class _LogProbs(torch.autograd.Function):
         for first, last in tiles.spans:
             logits, targets = tiles.logits(first, last), target_ids[first:last, None]
             slope = tiles.slope(logits)
-            probabilities = logits.sub_(normalizer[first:last, None]).exp_()
-            grad_logits = tiles.pull_back(_grad_of_logprobs(probabilities, targets).mul_(grad[first:last, None]), slope)
+            probabilities, coefficients = logits.sub_(normalizer[first:last, None]).exp_(), grad[first:last, None]
+            grad_logits = tiles.pull_back(_grad_of_logprobs(probabilities, coefficients, targets, coefficients), slope)
             torch.mm(grad_logits, weight, out=grad_hidden[first:last])
             total = _add_outer(total, grad_logits, hidden[first:last])
         return grad_hidden, torch.zeros_like(weight) if total is None else total.to(weight.dtype), None, None, None, None
 
 
-def _exponentiate(logits: Tensor) -> Tensor:
-    """Turn logits into probabilities in place, one exponential each; returns their log-sum-exp."""
+def _exponentiate(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Turn logits into ``exp(z - largest)`` in place, one exponential each; returns their log-sum-exp [rows] and the sum [rows, 1]."""
     largest = logits.amax(-1, keepdim=True)
     total = logits.sub_(largest).exp_().sum(-1, keepdim=True)
-    logits.div_(total)
-    return (largest + total.log_())[:, 0]
+    return (largest + total.log())[:, 0], total
 
 
-def _grad_of_logprobs(probabilities: Tensor, targets: Tensor) -> Tensor:
-    """d log p(target) / d logits of one tile, in place of the probabilities."""
-    return probabilities.neg_().scatter_add_(1, targets, torch.ones_like(targets, dtype=probabilities.dtype))
+def _grad_of_logprobs(exponentials: Tensor, factor: Tensor, targets: Tensor, coefficients: Tensor) -> Tensor:
+    """``coefficient * ([j = t] - p_j)`` in place of the exponentials, where ``exponential * factor`` is ``coefficient * p``."""
+    return exponentials.mul_(factor.neg()).scatter_add_(1, targets, coefficients.to(exponentials.dtype))
 
 
 def _scale_formed(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None]:

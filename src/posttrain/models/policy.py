@@ -134,10 +134,10 @@ class Policy:
                 write_json(config, {**json.loads(config.read_text(encoding="utf-8")), "dtype": "float32"})
             contract.save(folder)
 
-    def compile(self) -> None:
-        """Compile every decoder layer; layers of one shape share their graphs."""
+    def compile(self, *, backend: str = "inductor") -> None:
+        """Compile every decoder layer; layers of one shape share their graphs. ``backend`` is torch.compile's."""
         for layer in self._base.base_model.layers:
-            layer.compile(dynamic=True)
+            layer.compile(dynamic=True, backend=backend)
 
     def _should_compile(self, num_tokens: int) -> bool:
         if self.settings.compile != "auto" or self.layout != "forest":
