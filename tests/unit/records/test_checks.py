@@ -1,6 +1,16 @@
 import pytest
 
-from posttrain.records import Demonstration, FeedbackEvent, FieldError, Message, PreferencePair, StepLabels, ToolCall, VerifiableTask, check_record
+from posttrain.records import (
+    Demonstration,
+    FeedbackEvent,
+    FieldError,
+    Message,
+    PreferencePair,
+    StepLabels,
+    ToolCall,
+    VerifiableTask,
+    check_record,
+)
 
 USER = Message(role="user", content="What is 2 + 2?")
 ANSWER = Message(role="assistant", content="4")
