@@ -5,7 +5,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo tiny test check format bench docs clean
+.PHONY: demo tiny test check format bench docs lock clean
+SHELL := bash
 
 demo: $(VENV)/.run  ## the main job: SmolLM2-135M and TAT-QA reports, from the start model to a gated assistant
 	$(BIN)/posttrain run recipes/finops.yaml
@@ -48,3 +49,9 @@ $(VENV)/.dev: $(VENV)/.venv pyproject.toml constraints.txt
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache
+
+lock:  ## write constraints.txt from a fresh environment with every extra (keeps the torch that is pinned)
+	rm -rf build/lock && $(PYTHON) -m venv build/lock
+	build/lock/bin/python -m pip install --quiet --constraint <(grep '^torch==' constraints.txt) --editable '.[dev,qlora,mlflow,peers]'
+	(echo '# Exact versions everything is tested with; written by `make lock`.'; build/lock/bin/python -m pip freeze --exclude-editable | sed 's/+cpu$$//') > constraints.new
+	mv constraints.new constraints.txt
