@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import Field
 
-import posttrain.evaluation.scorers  # noqa: F401  (registers the built-in scorers)
+import posttrain.evaluation.scoring  # noqa: F401  (registers the built-in scorers)
 from posttrain.config import Config, content_hash, file_hash, parse, read_yaml
 from posttrain.errors import ConfigError
 from posttrain.evaluation.cases import Case, read_cases

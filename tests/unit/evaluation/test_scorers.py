@@ -6,7 +6,7 @@ import pytest
 from posttrain.config import parse
 from posttrain.errors import ConfigError
 from posttrain.evaluation import Case, Score, ScorerContext, conjunction, scorers
-from posttrain.evaluation.scorers.values import MISSING, field_at, normal_text, number_in, parse_json
+from posttrain.evaluation.scoring.values import MISSING, field_at, normal_text, number_in, parse_json
 from posttrain.records import Generation, Message
 
 OUR_ANSWER = {"evidence": ["r1c2 5", "p1"], "answer": "$1,496.5", "scale": "million"}

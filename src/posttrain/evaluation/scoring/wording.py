@@ -7,7 +7,6 @@ from pydantic import Field
 
 from posttrain.errors import ConfigError
 from posttrain.evaluation.cases import Case
-from posttrain.evaluation.scorers.values import MISSING, field_at, output_field
 from posttrain.evaluation.scores import (
     Score,
     Scorer,
@@ -20,6 +19,7 @@ from posttrain.evaluation.scores import (
     passed,
     scorers,
 )
+from posttrain.evaluation.scoring.values import MISSING, field_at, output_field
 from posttrain.records import Generation
 
 

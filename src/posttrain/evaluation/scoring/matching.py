@@ -11,7 +11,6 @@ from pydantic import Field
 
 from posttrain.errors import ConfigError
 from posttrain.evaluation.cases import Case
-from posttrain.evaluation.scorers.values import MISSING, field_at, normal_text, number_in, output_field, parse_json
 from posttrain.evaluation.scores import (
     Score,
     Scorer,
@@ -24,6 +23,7 @@ from posttrain.evaluation.scores import (
     passed,
     scorers,
 )
+from posttrain.evaluation.scoring.values import MISSING, field_at, normal_text, number_in, output_field, parse_json
 from posttrain.records import Generation
 
 

@@ -13,8 +13,8 @@ from typing import Any, Literal
 
 from posttrain.errors import ConfigError
 from posttrain.evaluation.cases import Case
-from posttrain.evaluation.scorers.values import MISSING, field_at, parse_json
 from posttrain.evaluation.scores import Score, Scorer, ScorerContext, ScorerKind, ScorerOptions, no_files, not_applicable, passed, scorers
+from posttrain.evaluation.scoring.values import MISSING, field_at, parse_json
 from posttrain.records import Generation
 
 Decision = Literal["answered", "answered_with_constraints", "refused", "neither"]
