@@ -1,7 +1,7 @@
 """Made ledger entries to be booked to an account: a task that a tiny model can learn from scratch in seconds.
 
-An entry has a number, an amount, a payee and a thing that was bought. The answer is the account of that thing,
-``{"account":"travel"}``, or ``{"not_in_chart":true}`` when the chart of accounts has no place for it. Entries are numbered without
+An entry has a number, a payee and the things that were bought. The answer is the account they all belong to,
+``{"account":"travel"}``, or ``{"not_in_chart":true}`` when the chart of accounts has no place for them. Entries are numbered without
 repetition, so the training rows and the suite share none; what is learned is the chart, and to ignore everything else.
 
 Command: ``python -m posttrain.data.ledger`` (rewrite the shipped files, run in the project's root folder).
@@ -15,8 +15,14 @@ from posttrain.data.finops import lines, read_system_prompt, training_rows
 from posttrain.data.tatqa import dump_answer
 from posttrain.records import Demonstration, Message
 
-CHART = {"travel": ("taxi", "hotel"), "office": ("paper", "desk"), "energy": ("gas", "heating"), "staff": ("wages", "pension")}
-NOT_IN_CHART = ("yacht", "perfume", "circus", "casino")
+CHART = {
+    "travel": ("taxi", "train", "hotel"),
+    "office": ("paper", "desk", "ink"),
+    "energy": ("gas", "heating", "solar"),
+    "staff": ("wages", "pension", "bonus"),
+}
+NOT_IN_CHART = ("yacht", "perfume", "circus")
+NUM_ITEMS = 4
 PAYEES = ("Abel", "Berg", "Cruz", "Diaz", "Egan", "Ford", "Gold", "Hahn", "Ivey", "Jung", "Katz", "Lund", "Moss", "Nash", "Otto", "Page")
 SEED = 17
 TRAIN, SUITE, POLICY = "recipes/data/tiny.jsonl", "suites/tiny.jsonl", "policies/tiny.yaml"
@@ -26,8 +32,8 @@ NUM_TRAIN, NUM_SUITE = 960, 128
 def make_entry(number: int, draw: random.Random) -> tuple[str, dict[str, Any]]:
     """The text of an entry and its booking; one entry in three is not in the chart."""
     account = draw.choice([*CHART, *CHART, "", "", "", ""])
-    thing = draw.choice(CHART.get(account, NOT_IN_CHART))
-    text = f"Entry {number} to {draw.choice(PAYEES)}, {draw.randint(10, 99)} dollars: {thing}"
+    items = ", ".join(draw.choices(CHART.get(account, NOT_IN_CHART), k=NUM_ITEMS))
+    text = f"Entry {number} to {draw.choice(PAYEES)}: {items}"
     return text, {"account": account} if account else {"not_in_chart": True}
 
 
