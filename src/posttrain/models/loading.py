@@ -1,6 +1,8 @@
 """Find and open model folders. Remote code is never trusted, and nothing here reaches the network."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,20 @@ TOKENIZER_FILES = (
     "chat_template.jinja",
     "contract.json",
 )
+
+
+@contextmanager
+def no_progress_bars() -> Iterator[None]:
+    """Keep transformers' bars off the terminal inside the block: progress is the caller's to show."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def model_cache() -> Path:
@@ -76,8 +92,10 @@ def load_model(path: Path, dtype: torch.dtype, *, quantization: str | None = Non
         from posttrain.models.quantization import nf4_config
 
         options["quantization_config"] = nf4_config(dtype)
+    options |= {"dtype": dtype, "attn_implementation": attention, "local_files_only": True}
     try:
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, attn_implementation=attention, local_files_only=True, **options)
+        with no_progress_bars():
+            model = AutoModelForCausalLM.from_pretrained(path, **options)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"{path}: the model cannot be read: {error}", hint="it must be a Hugging Face causal language model") from error
     if quantization == "nf4":

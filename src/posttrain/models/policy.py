@@ -15,7 +15,7 @@ from posttrain.models import attention
 from posttrain.models.families import check_head, choose_layout, head_shape, head_weight
 from posttrain.models.forest import Forest
 from posttrain.models.head import token_logprobs, token_logprobs_and_entropies
-from posttrain.models.loading import check_adapter, choose_dtype, find_model, load_model
+from posttrain.models.loading import check_adapter, choose_dtype, find_model, load_model, no_progress_bars
 from posttrain.models.lora import add_adapter
 from posttrain.models.settings import ModelSettings
 
@@ -127,11 +127,14 @@ class Policy:
         """Full model: a Hugging Face folder in float32. Adapter: standard PEFT files. Both with tokenizer and contract; atomic."""
         masters = {id(parameter): self._masters[name] for name, parameter in self.model.named_parameters() if name in self._masters}
         state = {name: masters.get(id(tensor), tensor).detach() for name, tensor in self.model.state_dict(keep_vars=True).items()}
-        with atomic_directory(directory) as folder:
+        with atomic_directory(directory) as folder, no_progress_bars():
             self.model.save_pretrained(folder, state_dict=state)
             (folder / "README.md").unlink(missing_ok=True)
             if (config := folder / "config.json").is_file():  # transformers writes the compute copies' dtype there
                 write_json(config, {**json.loads(config.read_text(encoding="utf-8")), "dtype": "float32"})
+            if (config := folder / "adapter_config.json").is_file():  # peft writes sets, in another order in every process
+                settings = json.loads(config.read_text(encoding="utf-8"))
+                write_json(config, {name: sorted(value) if isinstance(value, list) else value for name, value in settings.items()})
             contract.save(folder)
 
     def compile(self, *, backend: str = "inductor") -> None:

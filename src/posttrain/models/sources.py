@@ -23,7 +23,7 @@ import httpx
 from posttrain.config import file_hash
 from posttrain.config.files import atomic_directory, write_json
 from posttrain.errors import InfrastructureError, ModelError
-from posttrain.models.loading import TOKENIZER_FILES, model_cache
+from posttrain.models.loading import TOKENIZER_FILES, find_model, model_cache, no_progress_bars
 
 PROVENANCE_FILE = "provenance.json"
 HUB_CONNECT_SECONDS = 3.0
@@ -179,13 +179,12 @@ def _licence(folder: Path) -> str:
 
 def _install(origin: Path, folder: Path, provenance: dict[str, str]) -> None:
     """Write the model folder atomically: a GGUF file is converted to float32 safetensors, anything else is copied as it is."""
-    from posttrain.models.loading import find_model
-
     if origin.is_dir():
         find_model(origin)
     with atomic_directory(folder) as target:
         if origin.is_file():
-            _convert_gguf(origin, target)
+            with no_progress_bars():
+                _convert_gguf(origin, target)
         else:
             for file in origin.iterdir():
                 wanted = (
