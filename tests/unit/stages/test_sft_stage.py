@@ -77,7 +77,9 @@ def test_lora_writes_standard_adapter_files_that_change_the_model(tmp_path, mode
     assert {"adapter_config.json", "adapter_model.safetensors", "contract.json"} <= {file.name for file in result.adapter.iterdir()}
     adapter = load_file(result.adapter / "adapter_model.safetensors")
     assert any(tensor.abs().max() > 0 for name, tensor in adapter.items() if "lora_B" in name)
-    assert json.loads((result.adapter / "adapter_config.json").read_text())["r"] == 4
+    written = json.loads((result.adapter / "adapter_config.json").read_text())
+    assert written["r"] == 4
+    assert written["target_modules"] == sorted(written["target_modules"]), "the same adapter has the same files in every process"
     # attention of 2 layers, width 32, 4 heads of 8, 2 of them key/value: q 32->32, k and v 32->16, o 32->32
     assert result.metrics["trainable_parameters"] == 2 * 4 * (64 + 48 + 48 + 64)
 
