@@ -140,7 +140,10 @@ def verdict_lines(verdict: Verdict) -> list[str]:
     """A verdict for the terminal: the word, the sentence, and every check, what decides first."""
     order = ("infrastructure", "block", "inconclusive", "pass")
     lines = [f"{verdict.status.upper()}: {verdict.headline}"]
-    for check in sorted(verdict.checks, key=lambda check: order.index(check.outcome)):
+    routine = [check for check in verdict.checks if check.kind == "unscored" and check.outcome == "pass"]
+    for check in sorted((c for c in verdict.checks if c not in routine), key=lambda check: order.index(check.outcome)):
         lines.append(f"  {check.outcome:<14}  {check.name}: {check.required}; {check.reason}")
     counts = verdict.dump()["changes"]
+    if routine:
+        lines.append(f"  pass            unscored: {len(routine)} figures within the suite's limit")
     return [*lines, "  samples: " + ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in sorted(counts.items()))]
