@@ -60,7 +60,7 @@ def find_model(source: str | Path) -> Path:
     seen = "a file" if folder.is_file() else "a folder without config.json" if folder.is_dir() else "not there"
     raise ModelError(
         f"'{source}' is no model: looked for {folder / 'config.json'} ({folder} is {seen}) and {cached / 'config.json'}",
-        hint=f"`posttrain models add {source}` fetches or converts one; cached {suggest(str(source), names)}",
+        hint=f"`posttrain models add {source}` fetches or converts one; of those cached, {suggest(str(source), names)}",
     )
 
 
