@@ -8,6 +8,7 @@ median 110, 20 to 400). The peer is padded on the left and uses the faster of it
 
 import argparse
 import json
+import sys
 import time
 import warnings
 
@@ -95,6 +96,7 @@ def main() -> None:
 
     peers = {name: Peer(build(options.model, dtype), prompts) for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16))}
     trial = {name: min(seconds(peer, 4) for _ in range(2)) for name, peer in peers.items()}
+    print(f"peer, 4 tokens: {trial}", file=sys.stderr, flush=True)
     best = min(trial, key=trial.__getitem__)
     peer = peers.pop(best)
     peers.clear()
@@ -107,6 +109,7 @@ def main() -> None:
         pair = [("ours", ours), ("peer", peer)]
         for name, work in pair if number % 2 else reversed(pair):
             times[name].append(seconds(work, options.new))
+            print(f"round {number} {name}: {times[name][-1]:.2f} s", file=sys.stderr, flush=True)
     tokens = options.batch * options.new
     result = {
         "batch": options.batch,
