@@ -1,7 +1,9 @@
 """What every training benchmark shares: the length mix, model shapes, memory probes, interleaved timing.
 
-Length mix: prompt words clip(lognormal(ln 80, 0.8), 20, 400), completion words clip(lognormal(ln 60, 0.8), 10, 300), invented words of one to a
-few tokens, ChatML. Only ratios from one process count: both sides take turns, the order is reversed every step, and the best step is compared.
+Length mix: prompt words clip(lognormal(ln 80, 0.8), 20, 400), completion words clip(lognormal(ln 60, 0.8), 10, 300), invented words of
+one to a
+few tokens, ChatML. Only ratios from one process count: both sides take turns, the order is reversed every step, and the best step is
+compared.
 """
 
 import gc
@@ -31,8 +33,22 @@ CHATML = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 SHAPES = {
-    "tiny": {"hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 688, "vocab_size": 4096},
-    "m135": {"hidden_size": 576, "num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3, "intermediate_size": 1536, "vocab_size": 49152},
+    "tiny": {
+        "hidden_size": 256,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "intermediate_size": 688,
+        "vocab_size": 4096,
+    },
+    "m135": {
+        "hidden_size": 576,
+        "num_hidden_layers": 30,
+        "num_attention_heads": 9,
+        "num_key_value_heads": 3,
+        "intermediate_size": 1536,
+        "vocab_size": 49152,
+    },
 }
 
 
@@ -94,7 +110,13 @@ def build_model(size: str, seed: int = 0) -> Any:
 
     torch.manual_seed(seed)
     config = LlamaConfig(
-        **SHAPES[size], tie_word_embeddings=True, max_position_embeddings=2048, pad_token_id=0, eos_token_id=2, bos_token_id=None, rms_norm_eps=1e-5
+        **SHAPES[size],
+        tie_word_embeddings=True,
+        max_position_embeddings=2048,
+        pad_token_id=0,
+        eos_token_id=2,
+        bos_token_id=None,
+        rms_norm_eps=1e-5,
     )
     return LlamaForCausalLM(config)
 

@@ -42,7 +42,11 @@ class Trl:
         from peft import LoraConfig
         from trl import SFTConfig, SFTTrainer
 
-        peft = LoraConfig(r=16, lora_alpha=32, target_modules=["q_proj", "k_proj", "v_proj", "o_proj"], task_type="CAUSAL_LM") if options.lora else None
+        peft = (
+            LoraConfig(r=16, lora_alpha=32, target_modules=["q_proj", "k_proj", "v_proj", "o_proj"], task_type="CAUSAL_LM")
+            if options.lora
+            else None
+        )
         model = build_model(options.size)
         model.config._name_or_path = model.name_or_path = tempfile.mkdtemp()
         config = SFTConfig(
@@ -58,7 +62,9 @@ class Trl:
             packing=packed,
             max_length=1024,
         )
-        self.trainer = SFTTrainer(model=model, args=config, train_dataset=Dataset.from_list(examples), processing_class=build_tokenizer(), peft_config=peft)
+        self.trainer = SFTTrainer(
+            model=model, args=config, train_dataset=Dataset.from_list(examples), processing_class=build_tokenizer(), peft_config=peft
+        )
         self.rows = [self.trainer.train_dataset[i] for i in range(len(self.trainer.train_dataset))]
         self.model = self.trainer.accelerator.prepare(self.trainer.model)
         self.parameters = [p for p in self.trainer.model.parameters() if p.requires_grad]
@@ -86,7 +92,9 @@ class Trl:
         from posttrain.records import TokenSequence
 
         rows = self.rows[step * BATCH : (step + 1) * BATCH]
-        return [TokenSequence(np.array(row["input_ids"], np.int32), np.array(row["labels"]) != -100, index) for index, row in enumerate(rows)]
+        return [
+            TokenSequence(np.array(row["input_ids"], np.int32), np.array(row["labels"]) != -100, index) for index, row in enumerate(rows)
+        ]
 
 
 class Ours:
@@ -98,7 +106,9 @@ class Ours:
         from posttrain.training import TrainingSettings
 
         model = build_model(options.size)
-        settings = ModelSettings(path="-", lora=LoraSettings(rank=16) if options.lora else None, gradient_checkpointing=options.checkpointing)
+        settings = ModelSettings(
+            path="-", lora=LoraSettings(rank=16) if options.lora else None, gradient_checkpointing=options.checkpointing
+        )
         if options.lora:
             if options.dtype == "bfloat16":
                 model = model.bfloat16()
@@ -116,7 +126,9 @@ class Ours:
         from posttrain.training.step import accumulate
 
         microbatch = Microbatch(0, tuple(as_items(sequences)), torch.device("cpu"))
-        return accumulate(self.policy, [microbatch], lambda policy, forest, _: sft_loss(policy.logprobs(forest, uniform=True)), self.settings)
+        return accumulate(
+            self.policy, [microbatch], lambda policy, forest, _: sft_loss(policy.logprobs(forest, uniform=True)), self.settings
+        )
 
     def step(self, sequences: list[Any]) -> float:
         from posttrain.training.step import scale_gradients
@@ -148,7 +160,14 @@ def compare_gradients(options: argparse.Namespace, trl: Trl) -> None:
     for name, master in ours.policy.trainable().items():
         difference += float((master.grad.double() / sums.count - theirs[name].double()).square().sum())
         total += float(theirs[name].double().square().sum())
-    report("sft_gradients", size=options.size, dtype=options.dtype, lora=options.lora, relative=(difference / total) ** 0.5, loss=[loss, sums.loss / sums.count])
+    report(
+        "sft_gradients",
+        size=options.size,
+        dtype=options.dtype,
+        lora=options.lora,
+        relative=(difference / total) ** 0.5,
+        loss=[loss, sums.loss / sums.count],
+    )
 
 
 def main() -> None:
@@ -178,7 +197,9 @@ def main() -> None:
         more = [mix.example() for _ in range(options.steps * BATCH * 4)]
         packed = Trl(options, more, packed=True)
         sides["trl_packed"] = packed.step
-        tokens["trl_packed"] = [sum(len(packed.rows[(2 * s + i) % len(packed.rows)]["input_ids"]) for i in range(2)) for s in range(options.steps)]
+        tokens["trl_packed"] = [
+            sum(len(packed.rows[(2 * s + i) % len(packed.rows)]["input_ids"]) for i in range(2)) for s in range(options.steps)
+        ]
     ours = Ours(options)
     sides["ours"] = lambda step: ours.step(batches[step])
     tokens["ours"] = tokens["trl"]

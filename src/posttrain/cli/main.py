@@ -86,6 +86,7 @@ def root(
 def main() -> None:
     """Entry point: user mistakes print one message and no traceback; the exit code says what kind it was."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TQDM_DISABLE", "1")  # the libraries' own bars; ours go on
     try:
         app()
     except PosttrainError as error:
@@ -101,5 +102,8 @@ def main() -> None:
         sys.exit(0)
     except Exception:
         traceback.print_exc()
-        print("error: this is a defect in posttrain, not in your input; nothing finished is lost. Please report the lines above.", file=sys.stderr)
+        print(
+            "error: this is a defect in posttrain, not in your input; nothing finished is lost. Please report the lines above.",
+            file=sys.stderr,
+        )
         sys.exit(3)

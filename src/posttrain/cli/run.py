@@ -22,7 +22,8 @@ def run(
 ) -> None:
     """Run a recipe: from a start model to the gate and its report.
 
-    Shows progress, survives Ctrl-C and kill at any point and goes on where it was; finished steps are reused while nothing they depend on changed.
+    Shows progress, survives Ctrl-C and kill at any point and goes on where it was; finished steps are reused while nothing they depend
+    on changed.
     Ends with exit code 0 when the run completed, whatever the verdict: `posttrain gate` carries the verdict in its exit code.
     """
     from posttrain.recipes import TerminalDisplay, load_recipe, outcome_text, run_recipe

@@ -42,7 +42,8 @@ def describe_data(loaded: LoadedRecipe, entry: StageEntry, source: Path, model: 
         "card": card.dump(),
     }
     write_json(folder / "data.json", summary | {"mixture": mixture_report(records).to_dict()})
-    display.say(f"{source.name}: {len(records)} rows, {summary['tokens']} tokens, {summary['supervised_tokens']} supervised, longest {summary['longest']}")
+    counts = f"{summary['tokens']} tokens, {summary['supervised_tokens']} supervised, longest {summary['longest']}"
+    display.say(f"{source.name}: {len(records)} rows, {counts}")
     if system and under_policy < len(records):
         display.say(f"note: {len(records) - under_policy} of {len(records)} rows do not carry the policy's system prompt")
     return summary

@@ -14,15 +14,15 @@ from posttrain.stages import STAGES
 class TinyStart(Config):
     """A tiny Llama with random weights and a tokenizer trained on the recipe's own data: for learning the ropes and for tests."""
 
-    vocabulary_size: int = Field(1024, ge=300, le=32768)
+    vocabulary_size: int = Field(default=1024, ge=300, le=32768)
     """Entries of the byte-level BPE vocabulary."""
-    hidden_size: int = Field(128, ge=16, le=1024)
+    hidden_size: int = Field(default=128, ge=16, le=1024)
     """Width of the residual stream."""
-    num_layers: int = Field(4, ge=1, le=32)
+    num_layers: int = Field(default=4, ge=1, le=32)
     """Decoder layers."""
-    num_heads: int = Field(4, ge=1, le=32)
+    num_heads: int = Field(default=4, ge=1, le=32)
     """Attention heads (key/value heads are half of them)."""
-    context_length: int = Field(512, ge=64, le=8192)
+    context_length: int = Field(default=512, ge=64, le=8192)
     """Longest sequence in tokens."""
 
 
@@ -46,9 +46,9 @@ class CurationSettings(Config):
 
     drop_duplicates: bool = True
     """Remove exact and near duplicates from the training data (they are listed in the report either way)."""
-    near_duplicate_jaccard: float = Field(0.85, gt=0, le=1)
+    near_duplicate_jaccard: float = Field(default=0.85, gt=0, le=1)
     """Shingle overlap from which two rows count as near duplicates."""
-    ngram: int = Field(13, ge=5, le=50)
+    ngram: int = Field(default=13, ge=5, le=50)
     """Tokens in a row that must agree for a training row to be called contaminated by a suite case."""
     waiver: str = ""
     """Go on in spite of contamination, for this written reason (recorded in the lineage)."""
@@ -57,9 +57,9 @@ class CurationSettings(Config):
 class EvaluationSettings(Config):
     """How the recipe's evaluations generate. What is generated (temperature, length) is the suite's business."""
 
-    batch_size: int = Field(16, ge=1, le=512)
+    batch_size: int = Field(default=16, ge=1, le=512)
     """Rows decoded together."""
-    dtype: str = Field("auto", pattern="^(auto|float32|bfloat16)$")
+    dtype: str = Field(default="auto", pattern="^(auto|float32|bfloat16)$")
     """Arithmetic of the generator."""
 
 
@@ -89,7 +89,7 @@ class Recipe(Config):
     """Evaluation suites, written and frozen before training: a recipe without one is refused."""
     gate: str
     """The release criteria."""
-    seed: int = Field(17, ge=0, lt=2**31)
+    seed: int = Field(default=17, ge=0, lt=2**31)
     """Decides every random choice of the run."""
     curation: CurationSettings = CurationSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
@@ -144,7 +144,9 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> LoadedRecipe
     file = Path(path).resolve()
     data = apply_overrides(read_yaml(path), overrides)
     if "suites" not in data or not data["suites"]:
-        raise ConfigError(f"{path}: no suite: evals come first", hint="write a suite (`posttrain init` shows one) and name it under `suites:`")
+        raise ConfigError(
+            f"{path}: no suite: evals come first", hint="write a suite (`posttrain init` shows one) and name it under `suites:`"
+        )
     recipe = parse(Recipe, data, where=str(path))
     loaded = LoadedRecipe(recipe=recipe, path=file, root=(file.parent / recipe.root).resolve())
     for number, entry in enumerate(recipe.stages):
@@ -153,5 +155,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> LoadedRecipe
         STAGES.get(entry.kind).parse(entry.settings, where=f"{path}: stages.{number}.{entry.kind}")
     for field, value in (("policy", recipe.policy), ("gate", recipe.gate), *(("suites", suite) for suite in recipe.suites)):
         if not loaded.at(value).is_file():
-            raise ConfigError(f"{path}: {field}: {loaded.at(value)}: no such file", hint="paths start from `root`, seen from the recipe's folder")
+            raise ConfigError(
+                f"{path}: {field}: {loaded.at(value)}: no such file", hint="paths start from `root`, seen from the recipe's folder"
+            )
     return loaded

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,13 +81,16 @@ def _curve(history: Sequence[Mapping[str, Any]], width: int = 720, height: int =
     losses = [float(entry["loss"]) for entry in history]
     low, high = min(losses), max(losses)
     span, last = (high - low) or 1.0, max(len(losses) - 1, 1)
-    points = " ".join(f"{40 + (width - 50) * i / last:.1f},{10 + (height - 30) * (high - loss) / span:.1f}" for i, loss in enumerate(losses))
+    points = " ".join(
+        f"{40 + (width - 50) * i / last:.1f},{10 + (height - 30) * (high - loss) / span:.1f}" for i, loss in enumerate(losses)
+    )
     return (
         f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="loss by step">'
         f'<polyline points="{points}" fill="none" stroke="currentColor" stroke-width="1.5"/>'
         f'<text x="0" y="16" font-size="11" fill="currentColor">{high:.2f}</text>'
         f'<text x="0" y="{height - 20}" font-size="11" fill="currentColor">{low:.2f}</text>'
-        f'<text x="40" y="{height - 4}" font-size="11" fill="currentColor">loss per supervised token, {escape(str(len(losses)))} steps</text></svg>'
+        f'<text x="40" y="{height - 4}" font-size="11" fill="currentColor">'
+        f"loss per supervised token, {len(losses)} steps</text></svg>"
     )
 
 
@@ -104,7 +106,8 @@ def _data_sections(steps: Sequence[StepResult]) -> list[ReportSection]:
             report = json.loads((step.folder / "contamination.json").read_text(encoding="utf-8"))
             hits = [(hit["suite"], hit["case_id"], hit["kind"], f"{hit['overlap']:.0%}", hit["text"]) for hit in report["hits"]]
             note = (
-                f"{report['num_records']} training rows against {sum(report['num_cases'].values())} suite cases, runs of {report['ngram']} words: "
+                f"{report['num_records']} training rows against {sum(report['num_cases'].values())} suite cases, "
+                f"runs of {report['ngram']} words: "
                 f"{len(hits)} cases found; {report['num_sharing']} share some run, {report['num_boilerplate']} runs are boilerplate. "
                 f"{step.outputs['duplicates']} duplicate rows were dropped."
             )

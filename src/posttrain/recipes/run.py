@@ -49,7 +49,8 @@ class _Origins:
 def run_recipe(loaded: LoadedRecipe, out: str | Path, *, display: Display, dry_run: bool = False) -> RunOutcome:
     """Run every step that is not done yet, and return the verdict and where the report is.
 
-    Killed at any point and called again, it goes on where it was; finished steps are reused while nothing they depend on changed. Raises what the
+    Killed at any point and called again, it goes on where it was; finished steps are reused while nothing they depend on changed. Raises
+    what the
     steps raise; a failed contamination check is CheckFailed, a suite or gate changed after training ConfigError.
     """
     recipe, root = loaded.recipe, Path(out)
@@ -94,7 +95,11 @@ def _record_origins(loaded: LoadedRecipe, gate: Gate, suites: Sequence[Suite], r
     store = LineageStore(root.parent / "lineage.db")
     policy_file = loaded.at(loaded.recipe.policy)
     policy = read_yaml(policy_file)
-    fields = {"name": str(policy.get("name", "")), "version": str(policy.get("version", "")), "text": policy_file.read_text(encoding="utf-8")}
+    fields = {
+        "name": str(policy.get("name", "")),
+        "version": str(policy.get("version", "")),
+        "text": policy_file.read_text(encoding="utf-8"),
+    }
     policy_id = store.put("policy", fields, files=[policy_file])
     suite_ids = {
         suite.path: store.put(
@@ -143,12 +148,18 @@ def _prepare_data(
         outputs = curate(loaded, source, suites, folder, steps.display)
         parents = [*origins.suites.values()]
         if outputs["waived"]:
-            waiver = {"what": f"contamination of {source.name}", "by": f"recipe {loaded.path.name}", "reason": loaded.recipe.curation.waiver}
+            waiver = {
+                "what": f"contamination of {source.name}",
+                "by": f"recipe {loaded.path.name}",
+                "reason": loaded.recipe.curation.waiver,
+            }
             parents.append(origins.store.put("waiver", waiver))
         content = {**read_yaml(card), "name": source.name, "rows": outputs["rows_kept"], "policy": origins.policy}
         original = origins.store.put("data", {**content, "rows": outputs["rows"]}, files=[source])
         clean = {**content, "provenance": "duplicates removed, checked against the suites"}
-        return outputs | {"lineage": origins.store.put("data", clean, parents=[*parents, original, origins.policy], files=[outputs["path"]])}
+        return outputs | {
+            "lineage": origins.store.put("data", clean, parents=[*parents, original, origins.policy], files=[outputs["path"]])
+        }
 
     return steps.do(f"curate-{entry.kind}", f"data for {entry.kind}: duplicates, contamination against the suites", curation, work)
 
@@ -180,7 +191,9 @@ def _evaluate(steps: Steps, loaded: LoadedRecipe, suite: Suite, model: StepResul
         parents = [model.outputs["lineage"], origins.suites[suite.path]]
         return {"results": str(result.folder), "lineage": origins.store.put("evaluation", content, parents=parents, files=files)}
 
-    result = steps.do(f"evaluate-{name}-{suite.config.name}", f"evaluate {name} on {suite.config.name} ({len(suite.cases)} cases)", inputs, work)
+    result = steps.do(
+        f"evaluate-{name}-{suite.config.name}", f"evaluate {name} on {suite.config.name} ({len(suite.cases)} cases)", inputs, work
+    )
     return StepResult(result.name, result.key, result.folder / "results", result.state, result.seconds, result.outputs)
 
 
@@ -207,8 +220,7 @@ def _train(
         stage = STAGES.get(entry.kind)
         config = stage.parse(settings | {"data": data.outputs["path"]}, where=f"{loaded.path}: stages.{number}.{entry.kind}")
         start = _as_one_model(model, folder)
-        loggers = build_loggers(loaded.recipe.loggers, folder / "logs", report=steps.display.say)
-        loggers.log_params({"recipe": loaded.recipe.name, **config.dump()})
+        logger = build_loggers(loaded.recipe.loggers, folder / "logs", report=steps.display.say)
         try:
             result = stage.run(
                 config,
@@ -217,10 +229,10 @@ def _train(
                 lineage=origins.store,
                 parents=[model.outputs["lineage"], data.outputs["lineage"], origins.policy, *origins.shared],
                 progress=steps.display,
-                loggers=[loggers],
+                logger=logger,
             )
         finally:
-            loggers.close()
+            logger.close()
         write_json(folder / "history.json", list(result.history))
         return {
             "path": str(result.model),

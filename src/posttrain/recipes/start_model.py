@@ -53,7 +53,9 @@ def prepare_start_model(loaded: LoadedRecipe, folder: Path, display: Display) ->
 
 def folder_fingerprint(folder: Path) -> str:
     """SHA-256 over names and contents of a model folder's files."""
-    return content_hash({file.name: file_hash(file) for file in sorted(folder.iterdir()) if file.is_file() and not file.name.startswith(".")})
+    return content_hash(
+        {file.name: file_hash(file) for file in sorted(folder.iterdir()) if file.is_file() and not file.name.startswith(".")}
+    )
 
 
 def _texts(loaded: LoadedRecipe) -> list[str]:

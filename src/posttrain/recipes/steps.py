@@ -1,6 +1,7 @@
 """Steps of a run: each has inputs that decide its result, a folder, and is done once.
 
-A step's key is the hash of its inputs (settings, file hashes, keys of the steps before it). A finished step with the same key is reused; one that was
+A step's key is the hash of its inputs (settings, file hashes, keys of the steps before it). A finished step with the same key is reused;
+one that was
 interrupted runs again in its own folder, where the work inside goes on from its own checkpoints; one whose inputs changed starts afresh.
 """
 

@@ -12,9 +12,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_help_lists_every_command_and_imports_nothing_heavy():
-    done = subprocess.run(
-        [sys.executable, "-X", "importtime", "-m", "posttrain", "--help"], capture_output=True, text=True, timeout=120
-    )
+    done = subprocess.run([sys.executable, "-X", "importtime", "-m", "posttrain", "--help"], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0
     assert all(f"  {name} " in done.stdout for name in COMMANDS)
     imported = {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines()}

@@ -13,7 +13,7 @@ class Inner(Config):
 class Outer(Config):
     name: str
     training: Inner = Inner()
-    parts: list[Inner] = []
+    parts: tuple[Inner, ...] = ()
 
 
 def test_a_misspelt_key_is_named_with_the_nearest_known_one():

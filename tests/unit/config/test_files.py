@@ -30,9 +30,14 @@ def test_nan_is_refused_in_json(tmp_path):
 
 def test_a_directory_appears_whole_or_not_at_all(tmp_path):
     target = tmp_path / "model"
-    with pytest.raises(RuntimeError), atomic_directory(target) as folder:
-        (folder / "half").write_text("x")
-        raise RuntimeError
+
+    def fail_halfway() -> None:
+        with atomic_directory(target) as folder:
+            (folder / "half").write_text("x")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail_halfway()
     assert os.listdir(tmp_path) == []
     with atomic_directory(target) as folder:
         (folder / "whole").write_text("1")
