@@ -4,6 +4,7 @@ from posttrain.recipes.display import SilentDisplay, TerminalDisplay
 from posttrain.recipes.recipe import LoadedRecipe, Recipe, StartModel, TinyStart, load_recipe
 from posttrain.recipes.report import outcome_text, write_recipe_report
 from posttrain.recipes.run import RunOutcome, run_recipe
+from posttrain.recipes.starter_project import write_starter
 from posttrain.recipes.steps import Display, StepResult, Steps
 
 __all__ = [
@@ -21,4 +22,5 @@ __all__ = [
     "outcome_text",
     "run_recipe",
     "write_recipe_report",
+    "write_starter",
 ]

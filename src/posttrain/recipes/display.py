@@ -58,7 +58,7 @@ class TerminalDisplay:
             self._progress.update(self._task, completed=done, total=total, note=note)
             return
         now = time.monotonic()
-        if now - self._last >= self._quiet_seconds and done:
+        if now - self._last >= self._quiet_seconds and done >= 0.02 * total:
             left = (now - self._begin) / done * (total - done)
             print(f"         {self._title}: {done}/{total}, about {left:.0f} s left  {note}", file=sys.stderr, flush=True)
             self._last = now

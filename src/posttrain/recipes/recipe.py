@@ -11,6 +11,9 @@ from posttrain.errors import ConfigError, suggest
 from posttrain.stages import STAGES
 
 
+NAME_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,63}$"
+
+
 class TinyStart(Config):
     """A tiny Llama with random weights and a tokenizer trained on the recipe's own data: for learning the ropes and for tests."""
 
@@ -77,7 +80,7 @@ class StageEntry(Config):
 class Recipe(Config):
     """The whole file. Paths are relative to ``root``, which is relative to the recipe's own folder."""
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")
+    name: str = Field(pattern=NAME_PATTERN)
     """Names the output folder: small letters, digits, - and _."""
     root: str = "."
     """Folder the other paths start from, seen from the recipe's folder."""
