@@ -143,7 +143,8 @@ class LocalGenerator:
     def _room_for(self, length: int, num_rows: int) -> Batch:
         """The batch of the last call when it is large enough, else a new one within the memory given.
 
-        It is longer than asked, so that conversations can grow; on a CPU memory that is never written costs nothing.
+        A single row gets twice what it asked for, so that a conversation can grow. Several get no more than they asked for: kernels that
+        hand out huge pages make memory resident that was never written.
         """
         slots = min(num_rows, self.batch_size)
         if self._batch and self._batch.capacity >= length and self._batch.num_slots >= slots:
@@ -151,8 +152,7 @@ class LocalGenerator:
         most = self._cache_bytes // self._bytes_per_token()
         if length > most:
             raise ConfigError(f"{length} tokens do not fit into {self._cache_bytes / 2**30:.1f} GiB of cache", hint="raise cache_gib")
-        room = most // slots if next(self.model.parameters()).device.type == "cpu" else 2 * length
-        capacity = min(max(length, room), self.context_length, most)
+        capacity = min(length if slots > 1 else 2 * length, self.context_length, most)
         self._batch = None
         self._batch = Batch(self.model, num_slots=min(slots, most // capacity), capacity=capacity, end_ids=self.contract.eos_token_ids)
         return self._batch

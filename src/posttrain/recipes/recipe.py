@@ -10,7 +10,6 @@ from posttrain.config import Config, apply_overrides, parse, read_yaml
 from posttrain.errors import ConfigError, suggest
 from posttrain.stages import STAGES
 
-
 NAME_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,63}$"
 
 
