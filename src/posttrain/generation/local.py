@@ -143,8 +143,7 @@ class LocalGenerator:
     def _room_for(self, length: int, num_rows: int) -> Batch:
         """The batch of the last call when it is large enough, else a new one within the memory given.
 
-        A single row gets twice what it asked for, so that a conversation can grow. Several get no more than they asked for: kernels that
-        hand out huge pages make memory resident that was never written.
+        A single row gets twice what it asked for, so that a conversation can grow; several get what they asked for and no more.
         """
         slots = min(num_rows, self.batch_size)
         if self._batch and self._batch.capacity >= length and self._batch.num_slots >= slots:
