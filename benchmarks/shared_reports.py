@@ -37,7 +37,7 @@ def main() -> None:
     for record, sequence in zip(records, contract.supervise_many(records), strict=True):
         groups.setdefault(str(record.metadata.get("report")), []).append(sequence)
     whole = [group for group in groups.values() if len(group) >= 5]
-    batches = [sum(whole[i * options.reports : (i + 1) * options.reports], []) for i in range(options.steps)]
+    batches = [[row for group in whole[i * options.reports : (i + 1) * options.reports] for row in group] for i in range(options.steps)]
     policy = Policy.load(ModelSettings(path=options.model, dtype=options.dtype, lora=LoraSettings(), compile=True), seed=0)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():

@@ -97,8 +97,8 @@ class Recipe(Config):
     evaluation: EvaluationSettings = EvaluationSettings()
     stages: tuple[StageEntry, ...] = Field(min_length=1)
     """Training stages in order."""
-    loggers: tuple[str, ...] = ("jsonl",)
-    """Where curves go: jsonl, mlflow."""
+    loggers: tuple[str | dict[str, dict[str, Any]], ...] = ("jsonl",)
+    """Where curves go: names (jsonl, mlflow), or {name: {option: value}}."""
 
     @model_validator(mode="before")
     @classmethod
