@@ -21,7 +21,7 @@ from posttrain.records import SamplingSettings
 
 LogitsHook = Callable[[Sequence[int], Tensor], None]
 """Seam for constrained decoding: called with the ids generated so far and the row's logits (float32 [vocab]), which it changes in place."""
-MAX_PREFILL_TOKENS = 2048
+MAX_PREFILL_TOKENS = 1024
 """Prompt tokens in one forward pass: bounds the memory of activations."""
 MIN_SHARED = 8
 """Fewer tokens in common than this are computed, not copied."""
