@@ -17,11 +17,12 @@ PROBLEMS = ("refused", "trains-nothing", "truncated")
 )
 def check(
     data: Annotated[Path, typer.Argument(help="Demonstrations, pairs or labels: JSONL, JSON, CSV, Parquet, gz, datasets folder.")],
-    model: Annotated[Path, typer.Option("--model", "-m", help="A model or tokenizer folder.")],
+    model: Annotated[Path, typer.Option("--model", "-m", help="A model or tokenizer folder, or a cached model.")],
     mask: Annotated[str, typer.Option(help="What is supervised: assistant (every turn), completion, last.")] = "assistant",
     max_length: Annotated[int | None, typer.Option(min=1, help="Report what would be cut beyond this many tokens.")] = None,
     sample: Annotated[int, typer.Option(min=0, help="Show this many rows, supervised tokens coloured.")] = 1,
     allow: Annotated[list[str] | None, typer.Option(help="Do not fail on: refused, trains-nothing, truncated. Repeatable.")] = None,
+    on_bad_row: Annotated[str, typer.Option(help="stop at a broken row, or skip: set it aside in FILE.rejects.jsonl.")] = "stop",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Report supervised tokens, lengths, truncations, rows that train nothing and duplicates; show a sample with its mask."""
@@ -31,16 +32,25 @@ def check(
     kind: MaskKind = _one_of(mask, "--mask", get_args(MaskKind))  # type: ignore[assignment]
     allowed = {_one_of(name, "--allow", PROBLEMS) for name in allow or []}
     contract = ChatContract.load(model)
-    records = list(read_records(data))
+    reader = read_records(data, on_bad_row=_one_of(on_bad_row, "--on-bad-row", ("stop", "skip")))  # type: ignore[arg-type]
+    records = list(reader)
     rows = [row for record in records for row in demonstrations_of(record)]
     repeated = duplicates(records)
     report, sequences = mask_report(contract, rows, mask=kind, max_length=max_length)
     failing = sorted(set(report.problems()) - allowed)
     if as_json:
-        found = {**report.to_json(), "duplicates": repeated.to_dict(), "failing": failing}
+        found = {
+            **report.to_json(),
+            "skipped": reader.report.skipped,
+            "rejects": reader.report.rejects_path,
+            "duplicates": repeated.to_dict(),
+            "failing": failing,
+        }
         typer.echo(json.dumps({"data": str(data), "contract": contract.hash, **found}, ensure_ascii=False))
     else:
         typer.echo("\n".join(report_lines(report)))
+        if reader.report.skipped:
+            typer.echo(f"broken rows set aside: {reader.report.skipped}, in {reader.report.rejects_path}")
         typer.echo(f"duplicates: {len(repeated.exact)} exact, {len(repeated.near)} near")
         for one in (*repeated.exact, *repeated.near)[:5]:
             typer.echo(f"  record {one.dropped} repeats {one.kept} ({one.similarity:.0%} alike)")

@@ -1,7 +1,7 @@
 """Stock causal language models over packed forests of shared prefixes: load, adapt, score, merge."""
 
 from posttrain.models.forest import Forest, build_forest
-from posttrain.models.loading import choose_dtype, find_model, load_for_inference, model_cache
+from posttrain.models.loading import choose_dtype, find_model, load_for_inference
 from posttrain.models.lora import ParameterCount, adapter_size, count_parameters, merge, merge_adapter, merged, unmerge
 from posttrain.models.policy import Policy
 from posttrain.models.settings import LoraSettings, ModelOptions, ModelSettings
@@ -27,7 +27,6 @@ __all__ = [
     "merge",
     "merge_adapter",
     "merged",
-    "model_cache",
     "train_tokenizer",
     "unmerge",
     "verify_model",

@@ -1,6 +1,5 @@
 """Find and open model folders. Remote code is never trusted, and nothing here reaches the network."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
+from posttrain.config import model_cache
 from posttrain.errors import ModelError, suggest
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -37,12 +37,6 @@ def no_progress_bars() -> Iterator[None]:
     finally:
         if shown:
             logging.enable_progress_bar()  # type: ignore[no-untyped-call]
-
-
-def model_cache() -> Path:
-    """Where ``posttrain models add`` keeps models: ``$POSTTRAIN_HOME/models``, else ``~/.cache/posttrain/models``."""
-    home = os.environ.get("POSTTRAIN_HOME")
-    return (Path(home) if home else Path.home() / ".cache" / "posttrain") / "models"
 
 
 def find_model(source: str | Path) -> Path:

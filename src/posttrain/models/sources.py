@@ -20,10 +20,10 @@ from typing import Any
 
 import httpx
 
-from posttrain.config import file_hash
+from posttrain.config import file_hash, model_cache
 from posttrain.config.files import atomic_directory, write_json
 from posttrain.errors import InfrastructureError, ModelError
-from posttrain.models.loading import TOKENIZER_FILES, find_model, model_cache, no_progress_bars
+from posttrain.models.loading import TOKENIZER_FILES, find_model, no_progress_bars
 
 PROVENANCE_FILE = "provenance.json"
 HUB_CONNECT_SECONDS = 3.0

@@ -25,7 +25,9 @@ def describe_data(loaded: LoadedRecipe, entry: StageEntry, source: Path, model: 
 
     card = load_card(source)
     check_consent(card)
-    records = [record for record in read_records(source, Demonstration) if isinstance(record, Demonstration)]
+    rule = entry.settings.get("on_bad_row", "stop")
+    reader = read_records(source, Demonstration, on_bad_row=rule, rejects_path=folder / "rejects.jsonl")
+    records = [record for record in reader if isinstance(record, Demonstration)]
     contract = ChatContract.load(model)
     sequences = list(contract.supervise_many(records, mask=entry.settings.get("mask", "assistant")))
     lengths, supervised = np.array([len(row) for row in sequences]), np.array([row.num_supervised for row in sequences])
@@ -33,6 +35,7 @@ def describe_data(loaded: LoadedRecipe, entry: StageEntry, source: Path, model: 
     under_policy = sum(record.messages[0].role == "system" and record.messages[0].content.strip() == system for record in records)
     summary: dict[str, Any] = {
         "rows": len(records),
+        "rows_skipped": reader.report.skipped,
         "tokens": int(lengths.sum()),
         "supervised_tokens": int(supervised.sum()),
         "longest": int(lengths.max()),
@@ -49,12 +52,13 @@ def describe_data(loaded: LoadedRecipe, entry: StageEntry, source: Path, model: 
     return summary
 
 
-def curate(loaded: LoadedRecipe, source: Path, suites: Sequence[Suite], folder: Path, display: Display) -> Outputs:
+def curate(loaded: LoadedRecipe, entry: StageEntry, source: Path, suites: Sequence[Suite], folder: Path, display: Display) -> Outputs:
     """Duplicates out, suites looked for: writes the clean rows with their card, and the reports; raises CheckFailed on contamination."""
     from posttrain.data import contamination, duplicates, read_records, write_jsonl
 
     settings = loaded.recipe.curation
-    records = list(read_records(source))
+    rule = entry.settings.get("on_bad_row", "stop")
+    records = list(read_records(source, on_bad_row=rule, rejects_path=folder / "rejects.jsonl"))
     found = duplicates(records, near_jaccard=settings.near_duplicate_jaccard)
     write_json(folder / "duplicates.json", found.to_dict())
     kept = [record for index, record in enumerate(records) if index not in found.dropped] if settings.drop_duplicates else records

@@ -131,7 +131,7 @@ def _prepare_data(
     inputs = {
         "data": file_hash(source) if source.is_file() else str(source),
         "card": file_hash(card) if card.is_file() else "none",
-        "settings": {key: value for key, value in entry.settings.items() if key in ("mask", "max_tokens", "on_too_long")},
+        "settings": {key: value for key, value in entry.settings.items() if key in ("mask", "on_bad_row")},
         "start": start.key,
         "policy": file_hash(loaded.at(loaded.recipe.policy)),
     }
@@ -145,7 +145,7 @@ def _prepare_data(
 
     def work(folder: Path) -> Outputs:
         assert origins is not None
-        outputs = curate(loaded, source, suites, folder, steps.display)
+        outputs = curate(loaded, entry, source, suites, folder, steps.display)
         parents = [*origins.suites.values()]
         if outputs["waived"]:
             waiver = {

@@ -31,6 +31,8 @@ class SftConfig(ModelOptions):
     """Which turns train: every assistant turn, the last one, or those after the last user message."""
     max_tokens: int | None = Field(default=None, ge=2)
     """Longest row in tokens; left out: as many as the model's positions."""
+    on_bad_row: Literal["stop", "skip"] = "stop"
+    """A row that cannot be read: stop and name it, or set it aside in <data>.rejects.jsonl and say how many were."""
     on_too_long: Literal["stop", "drop"] = "stop"
     """A row over ``max_tokens``: stop and name it, or leave it out and say how many were. Rows are never cut."""
     on_nothing_supervised: Literal["stop", "drop"] = "stop"
@@ -119,8 +121,8 @@ def load_sequences(config: SftConfig, contract: ChatContract, *, limit: int | No
 
     Raises DataError naming the rows when some are longer than ``limit`` tokens or train nothing and the config says stop.
     """
-    rows = cast(Iterator[Demonstration], read_records(config.data, Demonstration))
-    sequences = list(contract.supervise_many(rows, mask=config.mask))
+    reader = read_records(config.data, Demonstration, on_bad_row=config.on_bad_row)
+    sequences = list(contract.supervise_many(cast(Iterator[Demonstration], reader), mask=config.mask))
     too_long = [row for row in sequences if limit is not None and len(row) > limit]
     idle = [row for row in sequences if row.num_supervised == 0]
     named = f"{config.data}: {{}} of {len(sequences)} rows {{}}: {{}}"
@@ -132,6 +134,7 @@ def load_sequences(config: SftConfig, contract: ChatContract, *, limit: int | No
         raise DataError(f"{config.data}: all {len(sequences)} rows were dropped, nothing is left to train on", hint="see `posttrain check`")
     counts = {
         "rows": len(kept),
+        "rows_skipped": reader.report.skipped,
         "rows_too_long": len(too_long),
         "rows_nothing_supervised": len(idle),
         "tokens": sum(len(row) for row in kept),
