@@ -1,5 +1,6 @@
 """Low-rank adapters through PEFT: targets by module structure, parameter accounting, merge and unmerge."""
 
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -37,8 +38,7 @@ def find_targets(model: nn.Module, targets: str | tuple[str, ...]) -> list[str]:
     """Names of the linear modules a preset or list means, as PEFT's ``target_modules`` wants them.
 
     A linear layer belongs to the attention when it sits in a decoder layer's child whose name contains "attn" or "attention", to the MLP
-    when it
-    sits anywhere else in a decoder layer. Raises ModelError when nothing or an unknown name is meant.
+    when it sits anywhere else in a decoder layer. Raises ModelError when nothing or an unknown name is meant.
     """
     attention: set[str] = set()
     mlp: set[str] = set()
@@ -69,7 +69,9 @@ def add_adapter(model: Any, settings: LoraSettings, *, seed: int) -> Any:
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return get_peft_model(model, config, autocast_adapter_dtype=False)
+        with warnings.catch_warnings():  # peft asks transformers for gradient checkpointing under its old name
+            warnings.simplefilter("ignore", FutureWarning)
+            return get_peft_model(model, config, autocast_adapter_dtype=False)
 
 
 def count_parameters(model: Any, settings: LoraSettings) -> ParameterCount:

@@ -17,7 +17,7 @@ ARRAY = json.dumps([{"prompt": "q", "completion": "a"}] * 3).encode()
     [
         ("a.jsonl", b"", "the file is empty"),
         ("a.jsonl", b"\n  \n", "the file is empty"),
-        ("a.jsonl.gz", gzip.compress(b""), "the file is empty"),
+        ("a.jsonl.gz", gzip.compress(b"", mtime=0), "the file is empty"),
         ("a.jsonl", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n", "is a Git LFS pointer.*\n.*git lfs pull"),
         ("a.parquet", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n", "is a Git LFS pointer"),
         ("a.json", b"<!DOCTYPE html><html><body>404</body></html>", "is a web page, not data"),
@@ -34,10 +34,10 @@ ARRAY = json.dumps([{"prompt": "q", "completion": "a"}] * 3).encode()
         ("a.jsonl", GOOD[:20] + b"\n" + GOOD, "a.jsonl:1: not valid JSON"),
         ("a.jsonl", b'{"prompt": NaN}\n' + GOOD, "a.jsonl:1: not valid JSON: NaN is not JSON"),
         ("a.jsonl", GOOD + b"[1]\n", "a.jsonl:2: a row must be an object, found list"),
-        ("a.jsonl.gz", gzip.compress(GOOD * 5000)[:-20], "the gzip stream ends early"),
+        ("a.jsonl.gz", gzip.compress(GOOD * 5000, mtime=0)[:-20], "the gzip stream ends early"),
         (
             "a.jsonl.gz",
-            gzip.compress(GOOD * 50)[:40] + b"broken" + gzip.compress(GOOD * 50)[46:],
+            gzip.compress(GOOD * 50, mtime=0)[:40] + b"broken" + gzip.compress(GOOD * 50, mtime=0)[46:],
             "gzip stream is damaged|gzip stream ends early",
         ),
         ("a.json", ARRAY[:-15], "the file ends in the middle of row 3"),
@@ -88,7 +88,7 @@ def test_a_cut_parquet_file_is_called_damaged(tmp_path):
 
 def test_damage_to_the_file_raises_even_when_rows_are_skipped(tmp_path):
     path = tmp_path / "a.jsonl.gz"
-    path.write_bytes(gzip.compress(GOOD * 5000)[:-20])
+    path.write_bytes(gzip.compress(GOOD * 5000, mtime=0)[:-20])
     with pytest.raises(DataError, match="the gzip stream ends early"):
         list(read_records(path, on_bad_row="skip"))
 
