@@ -42,6 +42,7 @@ def describe_data(loaded: LoadedRecipe, entry: StageEntry, source: Path, model: 
         "median_length": float(np.median(lengths)),
         "rows_without_supervision": int((supervised == 0).sum()),
         "rows_under_the_policy_text": under_policy,
+        "contract": contract.hash,
         "card": card.dump(),
     }
     write_json(folder / "data.json", summary | {"mixture": mixture_report(records).to_dict()})
