@@ -4,10 +4,8 @@ import filecmp
 import json
 import random
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -100,26 +98,20 @@ def test_killed_at_random_points_it_ends_in_the_same_bits(project, tmp_path):
     draw = random.Random(3)
     killed = 0
     while True:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "posttrain", "run", "recipes/tiny.yaml", *QUICK, "--out", str(tmp_path / "killed"), "--json"],
-            cwd=project,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
-        try:
-            output, _ = process.communicate(timeout=draw.uniform(4, 9) if killed < 3 else 300)
+        try:  # subprocess.run kills with SIGKILL when the time is over
+            done = posttrain(
+                *("run", "recipes/tiny.yaml", *QUICK, "--out", str(tmp_path / "killed"), "--json"),
+                cwd=project,
+                timeout=draw.uniform(4, 9) if killed < 3 else 300,
+            )
             break
         except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
             killed += 1
-            time.sleep(0.1)
     assert killed >= 1, "the run was too quick to be killed once"
-    assert process.returncode == 0
+    assert done.returncode == 0, done.stderr
     weights = "05-1-sft/model/model.safetensors"
     assert (tmp_path / "straight" / weights).read_bytes() == (tmp_path / "killed" / weights).read_bytes()
-    assert json.loads(output)["verdict"] == json.loads(straight.stdout)["verdict"]
+    assert json.loads(done.stdout)["verdict"] == json.loads(straight.stdout)["verdict"]
 
 
 def _edited(project: Path, folder: Path, file: str, old: str, new: str) -> Path:
@@ -142,7 +134,7 @@ def _edited(project: Path, folder: Path, file: str, old: str, new: str) -> Path:
         ("recipes/tiny.yaml", "suites: [suites/tiny.yaml]", "suites: []", 2, "evals come first"),
         ("recipes/tiny.yaml", "policies/tiny.yaml", "policies/none.yaml", 2, "no such file"),
         ("recipes/data/tiny.jsonl.card.yaml", "consent: made data", "consent: unknown  #", 1, "consent"),
-        ("suites/tiny.yaml", "max_new_tokens: 16", "max_new_tokens: 17", 1, "changed since it was frozen"),
+        ("suites/tiny.yaml", "max_new_tokens: 16", "max_new_tokens: 17", 2, "changed since it was frozen"),
         ("recipes/data/tiny.jsonl", '{"id"', '{"id', 2, "tiny.jsonl:1"),
     ],
 )

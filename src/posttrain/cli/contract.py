@@ -6,7 +6,13 @@ from typing import Annotated, Any
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, help="Freeze, check and diff the chat contract of a model.")
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    add_completion=False,
+    help="Freeze, check and diff the chat contract of a model.",
+    epilog="Example: posttrain contract freeze smollm2-135m -o contract.json",
+)
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Model = Annotated[Path, typer.Argument(help="A model, adapter or tokenizer folder.")]

@@ -7,7 +7,13 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, help="Show, diff and verify what things were made from.")
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    add_completion=False,
+    help="Show, diff and verify what things were made from.",
+    epilog="Example: posttrain lineage show latest:verdict",
+)
 
 Store = Annotated[Path, typer.Option("--store", help="The lineage store (an SQLite file).")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]

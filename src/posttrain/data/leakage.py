@@ -10,7 +10,7 @@ A case is contaminated when one training record holds a *meaningful* part of it,
    one field share many, so as in Llama 2 (Touvron et al. 2023, section A.6) the covered share decides.
 4. Cases changed here and there are found by MinHash over runs of three words, verified by their exact Jaccard similarity,
    unless they differ in one stretch only (a template around another question).
-5. Cases shorter than ``ngram`` words match only a message that says exactly the same.
+5. Cases shorter than ``ngram`` words match only a message, or a whole record, that says exactly the same.
 
 Give suite texts without the system prompt (:func:`posttrain.data.words.speech` leaves it out) and with everything that is the case's own:
 its report, its question, its expected answer. A question such as "What was the revenue in 2019?" recurs legitimately, and is a
@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from posttrain.data.minhash import band_keys, pairs_between, split_sets, unique_pairs, verified
 from posttrain.data.overlap import Hashes, SuiteIndex, coverage
-from posttrain.data.words import UNKNOWN, Ids, difference, grams, passage, segments, words
+from posttrain.data.words import UNKNOWN, Ids, difference, grams, passage, segments, sides, words
 from posttrain.errors import CheckFailed
 from posttrain.records import Record
 
@@ -216,6 +216,10 @@ class _Search:
         for position, one in enumerate(said):
             if len(one) < self._ngram:
                 self._exact += [(case, first + int(owner[position])) for case in self._short.get(" ".join(one), ())]
+        if self._short:
+            for offset, record in enumerate(batch):
+                whole = " ".join(words("\n".join(sides(record))))
+                self._exact += [(case, first + offset) for case in self._short.get(whole, ())]
         self._examine_near(ids, owner + first)
 
     def _is_new(self, texts: Sequence[str]) -> bool:

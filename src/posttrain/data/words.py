@@ -77,7 +77,7 @@ def sides(record: Record) -> tuple[str, str]:
 
 
 def segments(record: Record) -> list[str]:
-    """Every separate text of a record: each message, system prompt too, and the whole as one."""
+    """Every separate text of a record: each message, system prompt too."""
     match record:
         case Demonstration():
             messages: Sequence[Message] = record.messages
