@@ -130,6 +130,7 @@ def _edited(project: Path, folder: Path, file: str, old: str, new: str) -> Path:
         ("recipes/tiny.yaml", "learning_rate", "learnin_rate", 2, "did you mean 'learning_rate'?"),
         ("recipes/tiny.yaml", "seed: 17", "sede: 17", 2, "unknown key 'sede': did you mean 'seed'?"),
         ("recipes/tiny.yaml", "epochs: 5", "epochs: -1", 2, "greater than 0"),
+        ("recipes/tiny.yaml", "target: exact_match", "target: exact_macth", 2, "did you mean 'exact_match'?"),
         ("recipes/tiny.yaml", "- sft:", "- stf:", 2, "did you mean 'sft'?"),
         ("recipes/tiny.yaml", "suites: [suites/tiny.yaml]", "suites: []", 2, "evals come first"),
         ("recipes/tiny.yaml", "policies/tiny.yaml", "policies/none.yaml", 2, "no such file"),

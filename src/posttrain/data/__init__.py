@@ -5,12 +5,11 @@ from posttrain.data.leakage import ContaminationReport, Hit, contamination
 from posttrain.data.mixture import GroupStatistics, MixtureReport, looks_like_refusal, mixture_report
 from posttrain.data.readers import ReadReport, RecordReader, read_records
 from posttrain.data.repeats import Duplicate, DuplicateReport, duplicates
-from posttrain.data.shapes import UNTRAINED_TURNS, shape, shapes
+from posttrain.data.shapes import shape, shapes
 from posttrain.data.words import speech
 from posttrain.data.writing import record_to_row, write_jsonl
 
 __all__ = [
-    "UNTRAINED_TURNS",
     "ContaminationReport",
     "DataCard",
     "Duplicate",

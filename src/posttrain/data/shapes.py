@@ -10,6 +10,7 @@ from typing import Any
 from posttrain.config import Registry
 from posttrain.data.conversations import Row, is_transcript, json_value, messages, side, text, tools, transcript, with_system
 from posttrain.records import (
+    UNTRAINED_TURNS,
     Demonstration,
     FeedbackEvent,
     FieldError,
@@ -22,7 +23,6 @@ from posttrain.records import (
 )
 
 Turns = tuple[Message, ...]
-UNTRAINED_TURNS = "untrained_turns"  # metadata key: positions of assistant turns the file gives weight 0
 TRUE_WORDS = ("true", "1", "1.0", "good", "yes")
 FALSE_WORDS = ("false", "0", "0.0", "bad", "no")
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from posttrain.config import content_hash, file_hash, read_yaml
 from posttrain.config.files import write_json
-from posttrain.errors import ConfigError
+from posttrain.errors import ConfigError, suggest
 from posttrain.evaluation import Suite
 from posttrain.lineage import LineageStore, build_loggers, code_record, environment_record
 from posttrain.recipes.curation import curate, describe_data
@@ -87,6 +87,11 @@ def _load_criteria(loaded: LoadedRecipe) -> tuple[Gate, list[Suite]]:
     suites = [load_suite(loaded.at(path)) for path in loaded.recipe.suites]
     if gate.suite.path.resolve() not in [suite.path.resolve() for suite in suites]:
         raise ConfigError(f"{gate.path} judges by {gate.suite.path}, which is not among the recipe's suites", hint="add it under `suites:`")
+    known = {name for suite in suites for name in suite.score_names}
+    for number, entry in enumerate(loaded.recipe.stages):
+        for name in filter(None, (entry.target, *entry.guardrails)):
+            if name not in known:
+                raise ConfigError(f"{loaded.path}: stages.{number}: no suite has a score '{name}'", hint=suggest(name, known))
     return gate, suites
 
 

@@ -2,9 +2,19 @@ import json
 
 import pytest
 
-from posttrain.data import UNTRAINED_TURNS, read_records
+from posttrain.data import read_records
 from posttrain.errors import ConfigError, DataError
-from posttrain.records import Demonstration, FeedbackEvent, Message, PreferencePair, StepLabels, ToolCall, UnpairedLabel, VerifiableTask
+from posttrain.records import (
+    UNTRAINED_TURNS,
+    Demonstration,
+    FeedbackEvent,
+    Message,
+    PreferencePair,
+    StepLabels,
+    ToolCall,
+    UnpairedLabel,
+    VerifiableTask,
+)
 
 USER = Message(role="user", content="hi")
 ANSWER = Message(role="assistant", content="hello")
