@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from posttrain.data import read_records, record_to_row, write_jsonl
@@ -169,6 +169,7 @@ records = st.one_of(
 )
 
 
+@settings(deadline=None)
 @given(record=records)
 def test_what_is_written_is_read_back_equal(tmp_path_factory, record):
     path = tmp_path_factory.getbasetemp() / "round-trip.jsonl"

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from posttrain.data.minhash import band_keys, band_rows, pairs_between, pairs_within, unique_pairs, verified
@@ -21,6 +21,7 @@ def test_words(text, expected):
     assert words(text) == expected
 
 
+@settings(deadline=None)
 @given(st.text(alphabet="ab ,.'’é–1", max_size=40), st.text(alphabet="ab ,.é", max_size=20))
 def test_words_do_not_cross_blanks(left, right):
     assert words(left + " " + right) == words(left) + words(right)
@@ -42,6 +43,7 @@ def slow_grams(texts, size):
     ]
 
 
+@settings(deadline=None)
 @given(st.lists(st.lists(st.integers(0, 3), max_size=12), max_size=6), st.integers(1, 5))
 def test_grams_are_the_runs_of_known_words_inside_each_text(texts, size):
     found = grams([np.array(text, dtype=np.int64) for text in texts], size)
@@ -82,6 +84,7 @@ def test_pairs_within_links_every_member_of_a_bucket():
     assert pairs_within(keys).tolist() == [[0, 2], [0, 3], [1, 3], [2, 3]]
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 50))))
 def test_unique_pairs(pairs):
     left, right = (np.array(side, dtype=np.int64) for side in (zip(*pairs, strict=True) if pairs else ([], [])))
