@@ -13,6 +13,7 @@ from posttrain.data.shapes import Shape, matching, shapes
 from posttrain.data.sources import BadRow, Source, open_source
 from posttrain.errors import ConfigError, DataError, suggest
 from posttrain.records import (
+    Comparison,
     Demonstration,
     FeedbackEvent,
     FieldError,
@@ -26,7 +27,7 @@ from posttrain.records import (
 
 KINDS: dict[str, type[Record]] = {
     re.sub(r"(?<!^)(?=[A-Z])", "_", kind.__name__).lower(): kind
-    for kind in (Demonstration, PreferencePair, UnpairedLabel, StepLabels, VerifiableTask, FeedbackEvent)
+    for kind in (Demonstration, PreferencePair, UnpairedLabel, StepLabels, VerifiableTask, FeedbackEvent, Comparison)
 }
 
 

@@ -11,9 +11,11 @@ from posttrain.config import Registry
 from posttrain.data.conversations import Row, is_transcript, json_value, messages, side, text, tools, transcript, with_system
 from posttrain.records import (
     UNTRAINED_TURNS,
+    Comparison,
     Demonstration,
     FeedbackEvent,
     FieldError,
+    Judgement,
     Message,
     PreferencePair,
     Record,
@@ -257,6 +259,43 @@ def _number(value: Any, field: str) -> float:
         return float(value)
     except (TypeError, ValueError):
         raise FieldError(field, "is not a number", value, fix="give a number, or leave the column out") from None
+
+
+@shape("comparison", Comparison, "prompt completion_a completion_b judgements")
+def _comparison(row: Row) -> Record:
+    """Two answers and the judgements about them; an empty list of judgements is a labelling task nobody has done yet."""
+    given = json_value(row["judgements"], "judgements")
+    if not isinstance(given, list):
+        raise FieldError("judgements", "is not a list", given, fix='give a list of {"annotator", "choice", "rubric"}; or []')
+    prompt = with_system(row, side(row["prompt"], "prompt", "user"))
+    a, b = (_answer(row[column], column) for column in ("completion_a", "completion_b"))
+    judgements = tuple(_judgement(item, f"judgements[{position}]") for position, item in enumerate(given))
+    about = _about(row, "prompt", "completion_a", "completion_b", "judgements", "gold")
+    return Comparison(prompt=prompt, a=a, b=b, judgements=judgements, gold=row.get("gold") or None, tools=tools(row), **about)
+
+
+def _answer(value: Any, field: str) -> Turns:
+    """An answer as in every shape, but empty text is one too."""
+    return (Message(role="assistant"),) if value == "" else side(value, field, "assistant")
+
+
+def _judgement(item: Any, where: str) -> Judgement:
+    if not isinstance(item, Mapping):
+        raise FieldError(where, "is not an object", item, fix='give {"annotator": ..., "choice": "a", "b" or "tie", "rubric": ...}')
+    known = ("annotator", "choice", "rubric", "strength", "first_shown", "dimensions", "created")
+    if unknown := sorted(set(item) - set(known)):
+        raise FieldError(f"{where}.{unknown[0]}", "is no field of a judgement", item[unknown[0]], fix=f"use: {', '.join(known)}")
+    said: dict[str, Any] = {name: text(item.get(name), f"{where}.{name}") for name in ("annotator", "choice", "rubric")}
+    strength, dimensions = item.get("strength"), item.get("dimensions") or {}
+    if not isinstance(dimensions, Mapping):
+        raise FieldError(f"{where}.dimensions", "is not an object", dimensions, fix="give the rubric's dimensions and their answers")
+    return Judgement(
+        **said,
+        strength=None if strength is None else _number(strength, f"{where}.strength"),
+        first_shown=item.get("first_shown") or None,
+        dimensions=dict(dimensions),
+        created=text(item.get("created"), f"{where}.created", required=False),
+    )
 
 
 @shape("steps", StepLabels, "prompt steps labels")

@@ -10,7 +10,10 @@ from typing import Any, BinaryIO, NoReturn
 
 from posttrain.data.sources import HEAD, MAX_LINE, BadRow, Rows, broken, damage, open_bytes
 
-STRUCTURED = ("messages", "conversations", "tools", "functions", "steps", "labels", "completions", "metadata", "history", "reward_model")
+STRUCTURED = (
+    *("messages", "conversations", "tools", "functions", "steps", "labels", "completions"),
+    *("metadata", "history", "reward_model", "judgements"),
+)
 CONVERSATIONAL = ("prompt", "completion", "chosen", "rejected")
 MAX_CELL = 16 << 20  # characters of one CSV cell; a longer one is an unclosed quote
 

@@ -15,7 +15,17 @@ from itertools import repeat
 import numpy as np
 from numpy.typing import NDArray
 
-from posttrain.records import Demonstration, FeedbackEvent, Message, PreferencePair, Record, StepLabels, UnpairedLabel, VerifiableTask
+from posttrain.records import (
+    Comparison,
+    Demonstration,
+    FeedbackEvent,
+    Message,
+    PreferencePair,
+    Record,
+    StepLabels,
+    UnpairedLabel,
+    VerifiableTask,
+)
 
 UNKNOWN = 0  # id of a word the vocabulary does not hold
 BASE = np.uint64(0x9E3779B97F4A7C15)  # odd, so multiplication by it is a bijection of 64-bit words
@@ -68,6 +78,8 @@ def sides(record: Record) -> tuple[str, str]:
             return speech(record.messages[:-1]), speech(record.messages[-1:])
         case PreferencePair():
             return speech(record.prompt), speech((*record.chosen, *record.rejected))
+        case Comparison():
+            return speech(record.prompt), speech((*record.a, *record.b))
         case UnpairedLabel() | FeedbackEvent():
             return speech(record.prompt), speech(record.completion)
         case StepLabels():
@@ -83,6 +95,8 @@ def segments(record: Record) -> list[str]:
             messages: Sequence[Message] = record.messages
         case PreferencePair():
             messages = (*record.prompt, *record.chosen, *record.rejected)
+        case Comparison():
+            messages = (*record.prompt, *record.a, *record.b)
         case UnpairedLabel() | FeedbackEvent():
             messages = (*record.prompt, *record.completion)
         case StepLabels() | VerifiableTask():

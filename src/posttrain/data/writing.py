@@ -6,7 +6,18 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.config.files import atomic_text
-from posttrain.records import Demonstration, FeedbackEvent, Message, PreferencePair, Record, StepLabels, UnpairedLabel, VerifiableTask
+from posttrain.records import (
+    Comparison,
+    Demonstration,
+    FeedbackEvent,
+    Judgement,
+    Message,
+    PreferencePair,
+    Record,
+    StepLabels,
+    UnpairedLabel,
+    VerifiableTask,
+)
 
 
 def write_jsonl(records: Iterable[Record | Mapping[str, Any]], path: str | Path) -> int:
@@ -51,9 +62,25 @@ def _columns(record: Record) -> dict[str, Any]:
             return {"prompt": _turns(record.prompt), "steps": list(record.steps), "labels": list(record.labels)}
         case VerifiableTask():
             return {"prompt": _turns(record.prompt), "verifier": record.verifier, "reference": record.reference}
+        case Comparison():
+            row = {"prompt": _turns(record.prompt), "completion_a": _turns(record.a), "completion_b": _turns(record.b)}
+            row["judgements"] = [_judgement(judgement) for judgement in record.judgements]
+            return row if record.gold is None else {**row, "gold": record.gold}
         case FeedbackEvent():
             row = {"prompt": _turns(record.prompt), "completion": _turns(record.completion), "signal": record.signal, "value": record.value}
             return {**row, "policy_version": record.policy_version, "consent": record.consent, "created": record.created}
+
+
+def _judgement(judgement: Judgement) -> dict[str, Any]:
+    row: dict[str, Any] = {"annotator": judgement.annotator, "choice": judgement.choice, "rubric": judgement.rubric}
+    if judgement.strength is not None:
+        row["strength"] = judgement.strength
+    for name in ("first_shown", "created"):
+        if getattr(judgement, name):
+            row[name] = getattr(judgement, name)
+    if judgement.dimensions:
+        row["dimensions"] = dict(judgement.dimensions)
+    return row
 
 
 def _turns(messages: Iterable[Message]) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from posttrain.records.checks import FieldError, check_conversation, check_record
 from posttrain.records.generation import Generation, GenerationRequest, SamplingSettings
+from posttrain.records.judgements import CHOICES, Choice, Comparison, Judgement, Record
 from posttrain.records.messages import (
     ROLES,
     UNTRAINED_TURNS,
@@ -9,7 +10,6 @@ from posttrain.records.messages import (
     FeedbackEvent,
     Message,
     PreferencePair,
-    Record,
     StepLabels,
     ToolCall,
     UnpairedLabel,
@@ -18,13 +18,17 @@ from posttrain.records.messages import (
 from posttrain.records.tokens import TokenSequence
 
 __all__ = [
+    "CHOICES",
     "ROLES",
     "UNTRAINED_TURNS",
+    "Choice",
+    "Comparison",
     "Demonstration",
     "FeedbackEvent",
     "FieldError",
     "Generation",
     "GenerationRequest",
+    "Judgement",
     "Message",
     "PreferencePair",
     "Record",

@@ -1,16 +1,17 @@
 """What a record must satisfy before anything downstream sees it. Each check raises :class:`FieldError`."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from posttrain.errors import DataError
+from posttrain.records.judgements import CHOICES, Comparison, Judgement, Record
 from posttrain.records.messages import (
     ROLES,
     Demonstration,
     FeedbackEvent,
     Message,
     PreferencePair,
-    Record,
     StepLabels,
     UnpairedLabel,
     VerifiableTask,
@@ -54,6 +55,9 @@ def check_record(record: Record) -> None:
         case StepLabels():
             check_prompt(record.prompt)
             check_steps(record)
+        case Comparison():
+            check_prompt(record.prompt)
+            check_comparison(record)
         case VerifiableTask():
             check_prompt(record.prompt)
             if not record.verifier:
@@ -147,6 +151,35 @@ def check_preference(pair: PreferencePair) -> None:
         )
     if not 0.0 <= pair.probability <= 1.0:
         raise FieldError("probability", "is not between 0 and 1", pair.probability, fix="give P(chosen is better); 1.0 is a hard label")
+
+
+def check_comparison(comparison: Comparison) -> None:
+    """Answers that are the assistant's (empty text is an answer), and judgements that say who, what and under which rubric."""
+    for column, side in (("completion_a", comparison.a), ("completion_b", comparison.b)):
+        if len(side) != 1 or side[0].tool_calls or side[0].content.strip():
+            check_completion(comparison.prompt, side, column)
+    if comparison.gold is not None:
+        check_choice(comparison.gold, "gold")
+    for position, judgement in enumerate(comparison.judgements):
+        check_judgement(judgement, f"judgements[{position}]")
+
+
+def check_judgement(judgement: Judgement, where: str) -> None:
+    """Annotator and rubric version are said, the choice is one there is."""
+    for column, value in (("annotator", judgement.annotator), ("rubric", judgement.rubric)):
+        if not value.strip():
+            raise FieldError(f"{where}.{column}", "is empty", value, fix="a label counts only with its annotator and its rubric's version")
+    check_choice(judgement.choice, f"{where}.choice")
+    if judgement.first_shown not in (None, "a", "b"):
+        raise FieldError(f"{where}.first_shown", "is no side", judgement.first_shown, fix="use 'a' or 'b', or leave it out")
+    if judgement.strength is not None and not (math.isfinite(judgement.strength) and judgement.strength >= 0):
+        raise FieldError(f"{where}.strength", "is not a number from 0 up", judgement.strength, fix="leave it out where unknown")
+
+
+def check_choice(choice: Any, field: str) -> None:
+    """One of a, b, tie."""
+    if choice not in CHOICES:
+        raise FieldError(field, "is no choice", choice, fix="use 'a', 'b' or 'tie'; leave the judgement out where nobody decided")
 
 
 def check_steps(record: StepLabels) -> None:

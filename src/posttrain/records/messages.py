@@ -109,6 +109,3 @@ class FeedbackEvent:
     id: str = ""
     source: str = ""
     metadata: Mapping[str, Any] = field(default_factory=dict)
-
-
-Record = Demonstration | PreferencePair | UnpairedLabel | StepLabels | VerifiableTask | FeedbackEvent
