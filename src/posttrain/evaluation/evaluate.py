@@ -1,12 +1,12 @@
 """Run a suite on a generator: ask, score, write each sample as it finishes, go on after a kill, sum up."""
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from posttrain.config import content_hash
+from posttrain.config import content_hash, file_hash
 from posttrain.config.files import write_json, write_text
 from posttrain.errors import ConfigError
 from posttrain.evaluation.cache import GenerationCache, request_hash
@@ -15,6 +15,7 @@ from posttrain.evaluation.freeze import read_lock
 from posttrain.evaluation.machine import machine_name
 from posttrain.evaluation.results import (
     CASES,
+    MODEL_SCORES,
     RESULTS,
     RUN,
     SUMMARY,
@@ -23,9 +24,12 @@ from posttrain.evaluation.results import (
     ResultsWriter,
     SampleResult,
     drop_torn_line,
+    read_model_scores,
     read_results,
+    read_samples,
+    scores_row,
 )
-from posttrain.evaluation.scores import Score, unscored
+from posttrain.evaluation.scores import Asked, ModelScorer, Score, Scorer, ScoringModels, unscored
 from posttrain.evaluation.suite import BuiltScorer, Suite
 from posttrain.evaluation.summary import summarise
 from posttrain.records import Generation, GenerationRequest
@@ -54,18 +58,23 @@ def evaluate(
     name: str = "",
     trained_at: str | None = None,
     concurrency: int | None = None,
+    models: ScoringModels | None = None,
 ) -> EvaluationResult:
     """Ask every case, score every answer, return the results as they lie in ``out_dir``.
 
     Samples are written one by one; called again after a kill it goes on where it was, and a finished folder is only read.
     A folder that holds results of another suite, model or setting raises ConfigError and is left alone. ``name`` is shown in
     reports; ``trained_at`` (ISO time with zone) is when training of this model began, for the check that the suite was frozen
-    before; ``concurrency`` is how many requests run at once (the generator's batch size when it has one), which latency is kept by.
+    before; ``concurrency`` is how many requests run at once (the generator's batch size when it has one), which latency is kept by;
+    ``models`` are those that model scorers (reward, likelihood, drift) need: a suite that has some raises ConfigError without them.
     """
     root = Path(out_dir)
     cache = GenerationCache(Path(cache_dir) if cache_dir is not None else None)
     at_once: int = getattr(generator, "batch_size", 1) if concurrency is None else concurrency
-    _open_folder(root, suite, generator.identity, name, trained_at)
+    if suite.needs_models and models is None:
+        names = ", ".join(scorer.name for scorer in suite.scorers if scorer.needs_models)
+        raise ConfigError(f"{suite.path}: the scores {names} need models, and none were given", hint="see `posttrain eval --help`")
+    _open_folder(root, suite, generator.identity, name, trained_at, models)
     drop_torn_line(root / RESULTS)
     done = {result.key for result in read_results(root / RESULTS)}
     wanted = [(case, sample) for case in suite.cases for sample in range(suite.config.samples_per_case)]
@@ -77,7 +86,9 @@ def evaluate(
         _answer_rest(suite, ask, generator, cache, writer, progress, at_once)
     finally:
         writer.close()
-    samples = read_results(root / RESULTS)
+    if models is not None:
+        _score_with_models(suite, root, models)
+    samples = read_samples(root)
     order = {(case.id, sample): place for place, (case, sample) in enumerate(wanted)}
     samples.sort(key=lambda result: order[result.key])
     infos = {case.id: _info(case) for case in suite.cases}
@@ -88,6 +99,26 @@ def evaluate(
 
 _Todo = tuple[Case, int]
 _Asked = tuple[Case, int, GenerationRequest, str]
+
+
+def _score_with_models(suite: Suite, root: Path, models: ScoringModels) -> None:
+    """Scores that need a model, scorer by scorer, written as they come; those there from an earlier run are not made again."""
+    cases = {case.id: case for case in suite.cases}
+    results, done = read_results(root / RESULTS), read_model_scores(root / MODEL_SCORES)
+    writer = ResultsWriter(root / MODEL_SCORES)
+    try:
+        for built in suite.scorers:
+            todo = [result for result in results if (*result.key, built.name) not in done] if built.needs_models else []
+            answered = [result for result in todo if result.finish_reason != "error"]
+            asked = [Asked(cases[result.case], result.text, result.token_ids) for result in answered]
+            scores = cast(ModelScorer, built.score)(asked, models) if asked else iter(())
+            for result in todo:
+                found = next(scores) if result.finish_reason != "error" else [unscored(n, "no answer was generated") for n in built.outputs]
+                row = {"case": result.case, "sample": result.sample, "scorer": built.name}
+                writer.add_row({**row, "scores": scores_row({score.name: score for score in found})})
+    finally:
+        writer.close()
+        models.close_policy()
 
 
 def _answer_cached(
@@ -131,7 +162,7 @@ def _answer_rest(
 
 
 def _result(
-    built: Iterable[BuiltScorer], case: Case, sample: int, generation: Generation, *, seconds: float | None, concurrency: int
+    built: Sequence[BuiltScorer], case: Case, sample: int, generation: Generation, *, seconds: float | None, concurrency: int
 ) -> SampleResult:
     return SampleResult(
         case=case.id,
@@ -144,21 +175,26 @@ def _result(
         machine=machine_name() if seconds is not None else "",
         concurrency=concurrency,
         scores=score_sample(built, case, generation),
+        token_ids=tuple(generation.token_ids) if any(scorer.needs_models for scorer in built) else (),
     )
 
 
 def score_sample(built: Iterable[BuiltScorer], case: Case, generation: Generation) -> dict[str, Score]:
-    """Every score of one sample. An answer that never came (``finish_reason`` "error") is unscored, not wrong."""
+    """Every score of one sample that needs no model. An answer that never came (``finish_reason`` "error") is unscored, not wrong."""
     scores: dict[str, Score] = {}
     for scorer in built:
+        if scorer.needs_models:
+            continue
         if generation.finish_reason == "error":
             scores |= {output: unscored(output, "no answer was generated") for output in scorer.outputs}
         else:
-            scores |= {score.name: score for score in scorer.score(case, generation)}
+            scores |= {score.name: score for score in cast(Scorer, scorer.score)(case, generation)}
     return scores
 
 
-def _open_folder(root: Path, suite: Suite, identity: Mapping[str, Any], name: str, trained_at: str | None) -> None:
+def _open_folder(
+    root: Path, suite: Suite, identity: Mapping[str, Any], name: str, trained_at: str | None, models: ScoringModels | None
+) -> None:
     lock = read_lock(suite.path)
     used = sorted(output for scorer in suite.scorers if scorer.used_in_training for output in scorer.outputs)
     run: dict[str, Any] = {
@@ -176,18 +212,27 @@ def _open_folder(root: Path, suite: Suite, identity: Mapping[str, Any], name: st
         "generator": dict(identity),
         "generator_hash": content_hash(identity),
         "trained_at": trained_at,
+        "models": _identity_of(models) if models and suite.needs_models else {},
     }
     if (root / RUN).is_file():
         before = json.loads((root / RUN).read_text(encoding="utf-8"))
         for what, old, new in (
             ("suite", before["suite"]["hash"], suite.hash),
             ("model or generator", before["generator_hash"], run["generator_hash"]),
+            ("reference or reward model", content_hash(before.get("models", {})), content_hash(run["models"])),
         ):
             if old != new:
                 raise ConfigError(f"{root} holds results of another {what} ({old[:18]}, now {new[:18]})", hint="use another folder")
         return
     write_text(root / CASES, "".join(json.dumps(asdict(_info(case)), ensure_ascii=False) + "\n" for case in suite.cases))
     write_json(root / RUN, run)
+
+
+def _identity_of(models: ScoringModels) -> dict[str, str]:
+    """Which weights play which role."""
+    folders = {"reference": models.reference, **{f"reward {name}": path for name, path in models.rewards.items()}}
+    weights = {name: sorted(Path(path).glob("*.safetensors")) for name, path in folders.items() if path is not None}
+    return {name: content_hash([file_hash(file) for file in files]) for name, files in weights.items()}
 
 
 def _info(case: Case) -> CaseInfo:

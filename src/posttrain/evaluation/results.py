@@ -4,7 +4,7 @@ import errno
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,16 @@ from posttrain.errors import ConfigError, DataError, InfrastructureError
 from posttrain.evaluation.scores import Score
 
 RUN, CASES, RESULTS, SUMMARY = "run.json", "cases.jsonl", "results.jsonl", "summary.json"
+MODEL_SCORES = "model_scores.jsonl"
+"""Scores that came after generation: a line a sample and scorer, beside ``results.jsonl``."""
 
 
 @dataclass(frozen=True, slots=True)
 class SampleResult:
-    """One sample: what was answered, what it cost and how it scored. ``seconds`` is None when the answer came from the cache."""
+    """One sample: what was answered, what it cost and how it scored. ``seconds`` is None when the answer came from the cache.
+
+    ``token_ids`` are those generated, kept where a score of the suite needs them.
+    """
 
     case: str
     sample: int
@@ -28,6 +33,7 @@ class SampleResult:
     machine: str
     concurrency: int
     scores: Mapping[str, Score]
+    token_ids: tuple[int, ...] = ()
 
     @property
     def key(self) -> tuple[str, int]:
@@ -80,7 +86,7 @@ class EvaluationResult:
             cases = [CaseInfo(**json.loads(line)) for line in (root / CASES).read_text(encoding="utf-8").split("\n") if line]
         except (ValueError, TypeError) as error:
             raise DataError(f"{root}: damaged results: {error}", hint="remove the folder and evaluate again") from None
-        samples = {result.key: result for result in read_results(root / RESULTS)}
+        samples = {result.key: result for result in read_samples(root)}
         return cls(root, run, summary, {case.id: case for case in cases}, samples)
 
 
@@ -94,10 +100,34 @@ def read_results(path: Path) -> list[SampleResult]:
             try:
                 data = json.loads(line)
                 scores = {name: Score(name, **score) for name, score in data.pop("scores").items()}
-                results.append(SampleResult(**data, scores=scores))
+                results.append(SampleResult(**data | {"token_ids": tuple(data.get("token_ids", ()))}, scores=scores))
             except (ValueError, TypeError, KeyError, AttributeError) as error:
                 raise DataError(f"{path}:{number}: damaged line: {error}", hint="remove the folder and evaluate again") from None
     return results
+
+
+def read_model_scores(path: Path) -> dict[tuple[str, int, str], dict[str, Score]]:
+    """Scores of models by case, sample and scorer."""
+    found: dict[tuple[str, int, str], dict[str, Score]] = {}
+    if path.exists():
+        drop_torn_line(path)
+        for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
+            if line:
+                try:
+                    data = json.loads(line)
+                    scores = {name: Score(name, **score) for name, score in data["scores"].items()}
+                    found[data["case"], data["sample"], data["scorer"]] = scores
+                except (ValueError, TypeError, KeyError, AttributeError) as error:
+                    raise DataError(f"{path}:{number}: damaged line: {error}", hint="remove the folder and evaluate again") from None
+    return found
+
+
+def read_samples(root: Path) -> list[SampleResult]:
+    """All samples of a folder with all their scores."""
+    later: dict[tuple[str, int], dict[str, Score]] = {}
+    for (case, sample, _), scores in read_model_scores(root / MODEL_SCORES).items():
+        later.setdefault((case, sample), {}).update(scores)
+    return [replace(result, scores={**result.scores, **later.get(result.key, {})}) for result in read_results(root / RESULTS)]
 
 
 class ResultsWriter:
@@ -111,7 +141,11 @@ class ResultsWriter:
     def add(self, result: SampleResult) -> None:
         """Append one sample."""
         data = asdict(result)
-        data["scores"] = {name: {key: v for key, v in score.items() if key != "name"} for name, score in data["scores"].items()}
+        data["scores"] = scores_row(result.scores)
+        self.add_row({key: value for key, value in data.items() if key != "token_ids" or value})
+
+    def add_row(self, data: Mapping[str, Any]) -> None:
+        """Append one line."""
         line = json.dumps(data, ensure_ascii=False, allow_nan=False).encode("utf-8") + b"\n"
         try:
             self._stream.write(line)
@@ -126,6 +160,11 @@ class ResultsWriter:
     def close(self) -> None:
         """Close the file."""
         self._stream.close()
+
+
+def scores_row(scores: Mapping[str, Score]) -> dict[str, Any]:
+    """Scores as JSON, by name."""
+    return {name: {key: value for key, value in asdict(score).items() if key != "name"} for name, score in scores.items()}
 
 
 def drop_torn_line(path: Path) -> None:

@@ -1,14 +1,18 @@
 """What a scorer says about one sample, and the three values logic that joins several of them."""
 
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from posttrain.config import Config, Registry
 from posttrain.evaluation.cases import Case
 from posttrain.records import Generation
+
+if TYPE_CHECKING:
+    from posttrain.chat import ChatContract
+    from posttrain.models import Policy
 
 Status = Literal["scored", "unscored", "not_applicable"]
 Kind = Literal["pass", "fraction", "amount"]
@@ -68,6 +72,50 @@ Scorer = Callable[[Case, Generation], list[Score]]
 
 
 @dataclass(frozen=True, slots=True)
+class Asked:
+    """A case and its answer. ``token_ids`` are those generated; empty when the generator gave none."""
+
+    case: Case
+    text: str
+    token_ids: tuple[int, ...]
+
+
+@dataclass(slots=True)
+class ScoringModels:
+    """The models that scores of a suite need: the evaluated policy, the reference it moved from, reward models by role."""
+
+    policy: Path
+    adapter: Path | None = None
+    reference: Path | None = None
+    rewards: Mapping[str, Path] = field(default_factory=dict)
+    _open: "tuple[ChatContract, Policy] | None" = field(default=None, repr=False)
+
+    def open_policy(self) -> "tuple[ChatContract, Policy]":
+        """The evaluated model with its chat contract, kept until :meth:`close_policy`."""
+        from posttrain.chat import ChatContract
+        from posttrain.models import ModelSettings, Policy
+
+        if self._open is None:
+            settings = ModelSettings(path=str(self.policy), adapter=str(self.adapter) if self.adapter else None)
+            self._open = ChatContract.load(self.adapter or self.policy), Policy.load(settings, seed=0)
+        return self._open
+
+    def close_policy(self) -> None:
+        """Let the evaluated model go, before another one is opened."""
+        self._open = None
+
+    def open_reference(self) -> "Policy":
+        """The reference model."""
+        from posttrain.models import ModelSettings, Policy
+
+        return Policy.load(ModelSettings(path=str(self.reference)), seed=0)
+
+
+ModelScorer = Callable[[Sequence[Asked], ScoringModels], Iterator[list[Score]]]
+"""All answers at once in, the scores of each in order out."""
+
+
+@dataclass(frozen=True, slots=True)
 class ScorerContext:
     """What a factory may know: the suite's folder, and whether the suite allows running Python files."""
 
@@ -86,12 +134,16 @@ class ScorerOptions(Config):
 
 @dataclass(frozen=True, slots=True)
 class ScorerKind:
-    """A registered scorer: its options class, its factory, the score names it yields and the files it depends on."""
+    """A registered scorer: its options class, its factory, the score names it yields and the files it depends on.
+
+    With ``needs_models`` the factory builds a :data:`ModelScorer`, which sees all answers at once, after generation.
+    """
 
     options: type[ScorerOptions]
-    build: Callable[[Any, str, ScorerContext], Scorer]
+    build: Callable[[Any, str, ScorerContext], Scorer | ModelScorer]
     outputs: Callable[[str], list[str]]
     files: Callable[[Any], list[str]]
+    needs_models: bool = False
 
 
 scorers: Registry[ScorerKind] = Registry("scorer")

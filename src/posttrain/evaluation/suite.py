@@ -11,7 +11,7 @@ import posttrain.evaluation.scoring  # noqa: F401  (registers the built-in score
 from posttrain.config import Config, content_hash, file_hash, parse, read_yaml
 from posttrain.errors import ConfigError
 from posttrain.evaluation.cases import Case, read_cases
-from posttrain.evaluation.scores import Scorer, ScorerContext, scorers
+from posttrain.evaluation.scores import ModelScorer, Scorer, ScorerContext, scorers
 from posttrain.records import SamplingSettings
 
 
@@ -69,7 +69,8 @@ class BuiltScorer:
     name: str
     outputs: tuple[str, ...]
     used_in_training: bool
-    score: Scorer
+    score: Scorer | ModelScorer
+    needs_models: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +99,11 @@ class Suite:
         """Declared slices first, then others in order of appearance; only those with a case."""
         seen = dict.fromkeys(name for case in self.cases for name in case.slices)
         return (*[name for name in self.config.slices if name in seen], *[name for name in seen if name not in self.config.slices])
+
+    @property
+    def needs_models(self) -> bool:
+        """Whether some score is a model's."""
+        return any(scorer.needs_models for scorer in self.scorers)
 
     @property
     def score_names(self) -> tuple[str, ...]:
@@ -156,5 +162,5 @@ def _build_scorers(config: SuiteConfig, file: Path) -> tuple[tuple[BuiltScorer, 
             if not (file.parent / dependency).is_file():
                 raise ConfigError(f"{file}: scorers.{number}.{kind_name}: no file {file.parent / dependency}")
             files[dependency] = file_hash(file.parent / dependency)
-        built.append(BuiltScorer(kind_name, name, outputs, options.used_in_training, kind.build(options, name, context)))
+        built.append(BuiltScorer(kind_name, name, outputs, options.used_in_training, kind.build(options, name, context), kind.needs_models))
     return tuple(built), files
