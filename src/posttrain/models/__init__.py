@@ -1,6 +1,8 @@
 """Stock causal language models over packed forests of shared prefixes: load, adapt, score, merge."""
 
+from posttrain.models.completions import completion_logprobs
 from posttrain.models.forest import Forest, build_forest
+from posttrain.models.forest_model import ForestModel
 from posttrain.models.loading import choose_dtype, find_model, load_for_inference
 from posttrain.models.lora import ParameterCount, adapter_size, count_parameters, merge, merge_adapter, merged, unmerge
 from posttrain.models.policy import Policy
@@ -10,6 +12,7 @@ from posttrain.models.tiny import build_tiny_model, train_tokenizer, write_tiny_
 
 __all__ = [
     "Forest",
+    "ForestModel",
     "LoraSettings",
     "ModelOptions",
     "ModelSettings",
@@ -20,6 +23,7 @@ __all__ = [
     "build_forest",
     "build_tiny_model",
     "choose_dtype",
+    "completion_logprobs",
     "count_parameters",
     "find_model",
     "list_models",

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from posttrain.config import Config, Registry, parse
 
@@ -44,13 +44,14 @@ class StageResult:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """A training method: its settings class and the function that runs it.
+    """A training method: its settings class, the function that runs it, and what kind of model comes out.
 
     ``run(config, model_path, run_dir, *, lineage, parents, progress, logger) -> StageResult``
     """
 
     config: type[Config]
     run: Callable[..., StageResult]
+    makes: Literal["policy", "reward_model"] = "policy"
 
     def parse(self, settings: Mapping[str, Any], *, where: str) -> Config:
         """Validate a recipe's settings; ConfigError names every problem."""

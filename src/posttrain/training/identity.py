@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from posttrain.models import Policy
+from posttrain.models import ForestModel
 from posttrain.training.plan import BatchPlan
 from posttrain.training.settings import TrainingSettings
 
@@ -14,7 +14,7 @@ _SAMPLES = 4096  # values looked at in each tensor: enough to tell two models ap
 
 
 def run_identity(
-    policy: Policy, settings: TrainingSettings, plan: BatchPlan, data: str, contract_record: Mapping[str, Any]
+    model: ForestModel, settings: TrainingSettings, plan: BatchPlan, data: str, contract_record: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Contract, data, model and settings as plain JSON. Call it before anything was trained: it looks at the start weights."""
     return {
@@ -22,18 +22,18 @@ def run_identity(
         "settings": settings.dump(),
         "data": {"steps": plan.num_steps, "content": data, "order": plan.hash},
         "model": {
-            "compute_dtype": str(policy.compute_dtype).removeprefix("torch."),
-            "trainable_tensors": len(policy.trainable()),
-            "trainable_parameters": sum(parameter.numel() for parameter in policy.trainable().values()),
-            "start_weights": weights_fingerprint(policy),
+            "compute_dtype": str(model.compute_dtype).removeprefix("torch."),
+            "trainable_tensors": len(model.trainable()),
+            "trainable_parameters": sum(parameter.numel() for parameter in model.trainable().values()),
+            "start_weights": weights_fingerprint(model),
         },
     }
 
 
-def weights_fingerprint(policy: Policy) -> str:
+def weights_fingerprint(model: ForestModel) -> str:
     """SHA-256 over names, shapes, dtypes and up to 4,096 evenly spaced values of every parameter."""
     digest = hashlib.sha256()
-    for name, parameter in policy.model.named_parameters():
+    for name, parameter in model.model.named_parameters():
         flat = parameter.detach().reshape(-1)
         sample = flat[:: max(1, flat.numel() // _SAMPLES)].contiguous().cpu()
         digest.update(f"{name}{tuple(parameter.shape)}{parameter.dtype}".encode())

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from posttrain.errors import InfrastructureError
-from posttrain.models import Policy
+from posttrain.models import ForestModel
 from posttrain.records import TokenSequence
 from posttrain.training.checkpoint import RunState, exclusive, load_checkpoint, save_checkpoint
 from posttrain.training.distributed import World, open_world
@@ -26,7 +26,7 @@ from posttrain.training.step import LossFunction, accumulate, blame_gradient, ch
 
 
 def train(
-    policy: Policy,
+    model: ForestModel,
     data: Sequence[TokenSequence] | Sequence[TrainingItem],
     loss_fn: LossFunction,
     settings: TrainingSettings,
@@ -36,7 +36,7 @@ def train(
     on_step: Callable[[StepReport], None] | None = None,
     evaluations: Sequence[Evaluation] = (),
 ) -> TrainResult:
-    """Train ``policy`` in place for the steps of the plan, going on from the newest whole checkpoint in ``run_dir``.
+    """Train ``model`` in place for the steps of the plan, going on from the newest whole checkpoint in ``run_dir``.
 
     The sums of all micro-batches are divided once by the step's count, so the result does not depend on how the step was cut. A loss or
     gradient that is not finite, or a step that counts nothing, raises TrainingError before the update. SIGINT or SIGTERM ends the run
@@ -45,19 +45,19 @@ def train(
     """
     items = as_items(data)
     plan = build_plan(items, settings)
-    identity = run_identity(policy, settings, plan, data_hash(items), contract_record)
-    optimizer = build_optimizer(policy, settings)
+    identity = run_identity(model, settings, plan, data_hash(items), contract_record)
+    optimizer = build_optimizer(model, settings)
     checkpoints = run_dir / "checkpoints"
     with open_world() as world, exclusive(run_dir) if world.is_main else nullcontext(), stop_on_signals() as stop:
         world.wait()
-        state = load_checkpoint(checkpoints, identity, policy.trainable(), optimizer) or RunState(0, identity, [])
-        policy.refresh()
-        run = _Run(policy, items, plan, loss_fn, settings, optimizer, world)
+        state = load_checkpoint(checkpoints, identity, model.trainable(), optimizer) or RunState(0, identity, [])
+        model.refresh()
+        run = _Run(model, items, plan, loss_fn, settings, optimizer, world)
         history, began = list(state.history), time.monotonic()
         for step in range(state.step, plan.num_steps):
             report = _step(run, step)
             done, last = report.step, report.step == plan.num_steps
-            evaluated = _evaluate(policy, [e for e in evaluations if last or done % e.every_steps == 0])
+            evaluated = _evaluate(model, [e for e in evaluations if last or done % e.every_steps == 0])
             eta = (time.monotonic() - began) / (done - state.step) * (plan.num_steps - done)
             report = replace(report, evaluations=evaluated, eta_seconds=eta)
             history.append(report.history())
@@ -65,7 +65,7 @@ def train(
             if last or stop_signal or done % settings.checkpoint_every_steps == 0:
                 if world.is_main:
                     now = RunState(done, identity, history)
-                    save_checkpoint(checkpoints, now, policy.trainable(), optimizer, keep=settings.keep_checkpoints)
+                    save_checkpoint(checkpoints, now, model.trainable(), optimizer, keep=settings.keep_checkpoints)
                 world.wait()
             if on_step and world.is_main:
                 on_step(report)
@@ -79,7 +79,7 @@ def train(
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    policy: Policy
+    model: ForestModel
     items: list[TrainingItem]
     plan: BatchPlan
     loss_fn: LossFunction
@@ -90,23 +90,23 @@ class _Run:
 
 def _step(run: _Run, step: int) -> StepReport:
     """Step ``step`` (0-based): accumulate, sum over processes, check, divide and clip, update."""
-    started, settings, policy = time.monotonic(), run.settings, run.policy
+    started, settings, model = time.monotonic(), run.settings, run.model
     seed_step(settings.seed, step, run.world.rank)
-    policy.model.train()
+    model.model.train()
     microbatches = _microbatches(run, step)
-    sums = merge(run.world, accumulate(policy, microbatches, run.loss_fn, settings))
+    sums = merge(run.world, accumulate(model, microbatches, run.loss_fn, settings))
     check_sums(sums, step + 1)
-    run.world.sum_gradients(policy.trainable().values())
-    gradients = [parameter.grad for parameter in policy.trainable().values() if parameter.grad is not None]
+    run.world.sum_gradients(model.trainable().values())
+    gradients = [parameter.grad for parameter in model.trainable().values() if parameter.grad is not None]
     grad_norm = scale_gradients(gradients, sums.count, settings.max_grad_norm)
     if not math.isfinite(grad_norm):
-        raise blame_gradient(policy, microbatches, run.loss_fn, settings, step + 1)
+        raise blame_gradient(model, microbatches, run.loss_fn, settings, step + 1)
     rate = learning_rate(step, run.plan.num_steps, settings)
     for group in run.optimizer.param_groups:
         group["lr"] = rate
     run.optimizer.step()
     run.optimizer.zero_grad(set_to_none=True)
-    policy.refresh()
+    model.refresh()
     seconds = time.monotonic() - started
     return StepReport(
         step=step + 1,
@@ -134,18 +134,18 @@ def _microbatches(run: _Run, step: int) -> list[Microbatch]:
         min_shared=run.settings.min_shared_tokens,
         at_least=run.world.size,
     )
-    device = torch.device(run.policy.device)
+    device = torch.device(run.model.device)
     every = [Microbatch(number, tuple(items[i] for i in batch), device) for number, batch in enumerate(batches)]
     return every[run.world.rank :: run.world.size]
 
 
-def _evaluate(policy: Policy, due: Sequence[Evaluation]) -> dict[str, float]:
-    return {f"{evaluation.name}/{key}": value for evaluation in due for key, value in evaluation.run(policy).items()}
+def _evaluate(model: ForestModel, due: Sequence[Evaluation]) -> dict[str, float]:
+    return {f"{evaluation.name}/{key}": value for evaluation in due for key, value in evaluation.run(model).items()}
 
 
-def build_optimizer(policy: Policy, settings: TrainingSettings) -> torch.optim.Optimizer:
+def build_optimizer(model: ForestModel, settings: TrainingSettings) -> torch.optim.Optimizer:
     """AdamW (fused) over the fp32 masters; weight decay on matrices only (Loshchilov and Hutter 2019, algorithm 2)."""
-    parameters = list(policy.trainable().values())
+    parameters = list(model.trainable().values())
     groups = [
         {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": settings.weight_decay},
         {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},

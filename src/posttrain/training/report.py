@@ -4,8 +4,6 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from posttrain.models import Policy
-
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
@@ -53,7 +51,7 @@ class Evaluation:
 
     name: str
     every_steps: int
-    run: Callable[[Policy], dict[str, float]]
+    run: Callable[[Any], dict[str, float]]
 
 
 @dataclass(frozen=True, slots=True)

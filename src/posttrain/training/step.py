@@ -4,20 +4,21 @@ import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from posttrain.errors import TrainingError
-from posttrain.models import Forest, Policy
+from posttrain.models import Forest, ForestModel
 from posttrain.objectives import LossOutput
 from posttrain.training.distributed import World
 from posttrain.training.items import Microbatch
 from posttrain.training.settings import TrainingSettings
 
-LossFunction = Callable[[Policy, Forest, Microbatch], LossOutput]
-"""From a policy, the packed row and its items to a loss sum, usually ``policy.logprobs`` and then an objective."""
+LossFunction = Callable[[Any, Forest, Microbatch], LossOutput]
+"""From the model handed to ``train``, the packed row and its items to a loss sum, usually ``policy.logprobs`` and then an objective."""
 
 
 @dataclass(slots=True)
@@ -54,22 +55,22 @@ def seed_step(seed: int, step: int, rank: int) -> None:
     random.seed(value)
 
 
-def accumulate(policy: Policy, microbatches: Sequence[Microbatch], loss_fn: LossFunction, settings: TrainingSettings) -> StepSums:
-    """Forward and backward of every micro-batch; gradients of the summed loss end up on ``policy.trainable()``.
+def accumulate(model: ForestModel, microbatches: Sequence[Microbatch], loss_fn: LossFunction, settings: TrainingSettings) -> StepSums:
+    """Forward and backward of every micro-batch; gradients of the summed loss end up on ``model.trainable()``.
 
     Stops at the first loss that is not finite and says so in ``fault``; nothing has been updated then.
     """
     total = StepSums()
     for microbatch in microbatches:
         forest = microbatch.build_forest(share=settings.share_prefixes, min_shared=settings.min_shared_tokens)
-        out = loss_fn(policy, forest, microbatch)
+        out = loss_fn(model, forest, microbatch)
         loss = float(out.loss_sum.detach())
         if not math.isfinite(loss):
             total.fault = f"the loss of micro-batch {microbatch.number} is {loss} ({_rows(microbatch)})"
             return total
         if out.count:
             out.loss_sum.backward()  # type: ignore[no-untyped-call]
-            policy.collect_gradients()
+            model.collect_gradients()
         total = total.add(
             StepSums(
                 loss, out.count, int(forest.input_ids.numel()), forest.num_logical_tokens, {k: float(v) for k, v in out.metrics.items()}
@@ -109,15 +110,15 @@ def check_sums(sums: StepSums, step: int) -> None:
 
 
 def blame_gradient(
-    policy: Policy, microbatches: Sequence[Microbatch], loss_fn: LossFunction, settings: TrainingSettings, step: int
+    model: ForestModel, microbatches: Sequence[Microbatch], loss_fn: LossFunction, settings: TrainingSettings, step: int
 ) -> TrainingError:
     """The error for a gradient that is not finite: each micro-batch is run again alone to name the first one that causes it."""
     where = "no single micro-batch of this process does it, their sum does"
     for microbatch in microbatches:
-        for parameter in policy.trainable().values():
+        for parameter in model.trainable().values():
             parameter.grad = None
-        accumulate(policy, [microbatch], loss_fn, settings)
-        gradients = [p.grad for p in policy.trainable().values() if p.grad is not None]
+        accumulate(model, [microbatch], loss_fn, settings)
+        gradients = [p.grad for p in model.trainable().values() if p.grad is not None]
         if not math.isfinite(float(torch.nn.utils.get_total_norm(gradients))):
             where = f"micro-batch {microbatch.number} does it ({_rows(microbatch)})"
             break
