@@ -53,7 +53,7 @@ def robust_dpo_loss(
 ) -> LossOutput:
     """Sum over pairs of ((1 - e) L(delta) - e L(-delta)) / (1 - 2e), L(d) = -log sigmoid(beta d), e = ``label_smoothing``; count: pairs.
 
-    Chowdhury et al. 2024, arXiv:2403.00409, equation 12: where labels are flipped at rate e, its expectation is DPO's loss on clean labels.
+    Chowdhury et al. 2024, arXiv:2403.00409, section 3.1: where labels are flipped at rate e, its expectation is DPO's loss on clean labels.
     A confidently right pair has a negative loss, falling without bound: watch the margin. ``probabilities`` as in :func:`dpo_loss`, an
     extension of ours: the expected loss over the label. At e = 0 it is DPO.
     """

@@ -14,7 +14,7 @@ def expected_loss(
     return as_labelled if probabilities is None else probabilities * as_labelled + (1 - probabilities) * swapped
 
 
-def average_logps(logps: Float[Tensor, " sequence"], lengths: Num[Tensor, " sequence"]) -> Float[Tensor, " sequence"]:
+def average(logps: Float[Tensor, " sequence"], lengths: Num[Tensor, " sequence"]) -> Float[Tensor, " sequence"]:
     """Mean log-probability of a supervised token; 0 for a completion without any."""
     return logps / lengths.clamp(min=1)
 
