@@ -21,7 +21,7 @@ def bradley_terry_loss(
     *,
     center: Annotated[float, Field(ge=0, description="Weight of (r_w + r_l)^2, which keeps rewards around 0; 0.01 is usual")] = 0.0,
 ) -> LossOutput:
-    """Sum over pairs of -log sigmoid(r_w - r_l - m) + center (r_w + r_l)^2; count: pairs. A difference of 1.5 costs 0.20, of -1.5 1.71.
+    """Sum over pairs of -log sigmoid(r_w - r_l - m) + center (r_w + r_l)^2; count: pairs. A difference of 1.5 costs .201, of -1.5 1.701.
 
     Ouyang et al. 2022, arXiv:2203.02155, equation 1, one pair a prompt. ``margins`` m >= 0, how much better the chosen answer is: Touvron
     et al. 2023 (Llama 2), arXiv:2307.09288, equation 2. ``center``: Eisenstein et al. 2023, arXiv:2312.09244, section 2. Deviation:
