@@ -23,7 +23,8 @@ def unscored_checks(candidate: EvaluationResult, baseline: EvaluationResult, gat
     """One check a judged metric and version: is the share of unscored samples within the suite's limit?"""
     config, limit = gate.config, gate.suite.config.max_unscored_share
     checks = []
-    for metric in (*_judged_scores(config), GOOD):
+    read_together = [entry.metric for entry in config.two_metric.entries if entry.metric not in AMOUNTS] if config.two_metric else []
+    for metric in dict.fromkeys((*_judged_scores(config), GOOD, *read_together)):
         for version, result in (("candidate", candidate), ("baseline", baseline)):
             scores = list(scores_of(result, metric, "", config).values())
             unknown = [score for score in scores if score.status == "unscored"]

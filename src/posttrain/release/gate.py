@@ -110,6 +110,64 @@ class NonInferiority(Config):
     """``target``: what the change is meant to move; ``guardrail``: what must not suffer."""
 
 
+class TargetMetric(Config):
+    """What the change is meant to move."""
+
+    metric: str
+    """``good``, a score of the suite, or an amount."""
+    direction: Literal["higher", "lower"] = "higher"
+    """Which way is better."""
+    min_gain: float = Field(gt=0)
+    """The smallest gain worth having, in the metric's own units (0.05 of a share is five points). Below it, it counts as no gain."""
+    relative: bool = False
+    """``min_gain`` is a share of the baseline's mean instead."""
+
+
+class GuardrailMetric(Config):
+    """What must not suffer while the targets move."""
+
+    metric: str
+    """``good``, a score of the suite, or an amount."""
+    direction: Literal["higher", "lower", "stable"] = "higher"
+    """Which way is better; ``stable`` when any change is drift (the share of refusals, the length of answers)."""
+    margin: float | None = Field(None, ge=0)
+    """Accepted loss, in the metric's own units; for ``stable`` the accepted change either way."""
+    min_gain: float | None = Field(None, gt=0)
+    """Instead of a margin: it has to gain, and a gain below this is none. For a held-out reward that must follow the one trained on."""
+    relative: bool = False
+    """``margin`` or ``min_gain`` is a share of the baseline's mean instead: 0.2 on completion_tokens allows 20 % longer answers."""
+
+    @model_validator(mode="after")
+    def _one_limit(self) -> "GuardrailMetric":
+        if (self.margin is None) == (self.min_gain is None):
+            raise ValueError("give either margin or min_gain")
+        if self.min_gain is not None and self.direction == "stable":
+            raise ValueError("min_gain does not go with direction stable")
+        return self
+
+
+class TwoMetricConfig(Config):
+    """Targets and guardrails that are read together; see ``release/two_metrics.py`` for the verdicts."""
+
+    targets: tuple[TargetMetric, ...] = Field(min_length=1)
+    """What the change is meant to move. One that gains for certain is enough, none may lose; corrected for how many there are."""
+    guardrails: tuple[GuardrailMetric, ...] = Field(min_length=1)
+    """What must not suffer: KL to the reference, refusals, valid format, length, a held-out reward. All have to hold."""
+
+    @property
+    def entries(self) -> "tuple[TargetMetric | GuardrailMetric, ...]":
+        """Targets, then guardrails."""
+        return (*self.targets, *self.guardrails)
+
+    @model_validator(mode="after")
+    def _once(self) -> "TwoMetricConfig":
+        names = [entry.metric for entry in self.entries]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"'{twice[0]}' is named twice: a metric is one target or one guardrail")
+        return self
+
+
 class GateConfig(Config):
     """The gate file."""
 
@@ -135,6 +193,13 @@ class GateConfig(Config):
     """What tokens cost."""
     used_in_training: tuple[str, ...] = ()
     """Scores that also rewarded or filtered training data. They may not be the gate's only evidence."""
+    two_metric: TwoMetricConfig | None = None
+    """Targets and guardrails read together: tells a real improvement from reward gaming, pointless drift and regression."""
+
+    def dump(self) -> dict[str, Any]:
+        """The resolved form; a section that is not there is left out, so a gate frozen without one keeps its hash."""
+        settings = super().dump()
+        return settings if self.two_metric else {key: value for key, value in settings.items() if key != "two_metric"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +219,7 @@ def read_gate(path: str | Path) -> tuple[GateConfig, Suite]:
     config = parse(GateConfig, read_yaml(file), where=str(file))
     suite = read_suite(file.parent / config.suite)
     for where, metric, slices in _references(config):
-        known = [*suite.score_names, GOOD, *AMOUNTS] if where.startswith("criteria") else [*suite.score_names, GOOD]
+        known = [*suite.score_names, GOOD, *AMOUNTS] if where.startswith(("criteria", "two_metric")) else [*suite.score_names, GOOD]
         known = list(suite.score_names) if where.startswith(("good", "used")) else known
         if metric not in known:
             raise ConfigError(f"{file}: {where}: no score '{metric}' in {suite.path}", hint=suggest(metric, known))
@@ -184,6 +249,8 @@ def gate_changes(path: str | Path) -> list[str]:
 def _references(config: GateConfig) -> list[tuple[str, str, Slices]]:
     found: list[tuple[str, str, Slices]] = [(f"good.requires.{i}", part.score, ()) for i, part in enumerate(config.good.requires)]
     found += [(f"criteria.{i}", criterion.metric, criterion.slices) for i, criterion in enumerate(config.criteria)]
+    if config.two_metric:
+        found += [(f"two_metric.{entry.metric}", entry.metric, ()) for entry in config.two_metric.entries]
     found += [(f"non_inferiority.{i}", test.metric, test.slices) for i, test in enumerate(config.non_inferiority)]
     return found + [(f"used_in_training.{i}", name, ()) for i, name in enumerate(config.used_in_training)]
 

@@ -1,6 +1,6 @@
 """Judge a candidate's results against the version in service. Reads results; never runs a model."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 
@@ -10,7 +10,8 @@ from posttrain.metrics import paired_difference
 from posttrain.release.checks import evidence_check, groups_of, non_inferiority_checks, threshold_checks, unscored_checks
 from posttrain.release.gate import GOOD, Gate, GateConfig
 from posttrain.release.samples import Key, good_score, scores_of
-from posttrain.release.verdict import Comparison, SampleChange, Verdict, overall
+from posttrain.release.two_metrics import Finding, TwoMetricReading, read_two_metrics
+from posttrain.release.verdict import Check, Comparison, Outcome, SampleChange, Verdict, overall
 
 
 def judge(candidate: EvaluationResult | str | Path, baseline: EvaluationResult | str | Path, gate: Gate) -> Verdict:
@@ -23,11 +24,13 @@ def judge(candidate: EvaluationResult | str | Path, baseline: EvaluationResult |
     before = baseline if isinstance(baseline, EvaluationResult) else EvaluationResult.load(baseline)
     check_comparable(after, before, gate)
     config = gate.config
+    reading = read_two_metrics(after, before, config) if config.two_metric else None
     checks = (
         *unscored_checks(after, before, gate),
         evidence_check(gate),
         *(check for criterion in config.criteria for check in threshold_checks(criterion, after, gate)),
         *(check for test in config.non_inferiority for check in non_inferiority_checks(test, after, before, gate)),
+        *([_two_metric_check(reading)] if reading else []),
     )
     return Verdict(
         status=overall(checks),
@@ -39,7 +42,20 @@ def judge(candidate: EvaluationResult | str | Path, baseline: EvaluationResult |
         checks=checks,
         comparisons=tuple(_comparisons(after, before, gate)),
         changes=tuple(SampleChange(*key, _good(before, key, config), _good(after, key, config)) for key in after.samples),
+        two_metric=reading,
     )
+
+
+def _two_metric_check(reading: TwoMetricReading) -> Check:
+    """Gaming and regression block, drift and thin evidence leave it open. Says nothing against the other checks."""
+    overall = reading.overall
+    outcome = _OUTCOMES.get(overall.verdict, "inconclusive")
+    n = min(figure.num_samples for figure in overall.figures)
+    reason = f"{overall.verdict}: {overall.reason}"
+    return Check("two_metric", "targets and guardrails", "", outcome, "a real improvement", reason, role="target", num_samples=n)
+
+
+_OUTCOMES: Mapping[Finding, Outcome] = {"real improvement": "pass", "reward gaming": "block", "regression": "block"}
 
 
 def check_comparable(candidate: EvaluationResult, baseline: EvaluationResult, gate: Gate) -> None:

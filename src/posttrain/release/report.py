@@ -72,10 +72,32 @@ def write_report(
         change_names=CHANGE_NAMES,
         counts={name: sum(change.change == name for change in verdict.changes) for name in _CHANGE_ORDER},
         slices=gate.suite.slices,
-        sections=[{"section": section, "html": Markup(section.html)} for section in sections],
+        sections=[{"section": section, "html": Markup(section.html)} for section in (*_two_metric_sections(verdict), *sections)],
         number=_number,
     )
     write_text(path, page)
+
+
+def _two_metric_sections(verdict: Verdict) -> list[ReportSection]:
+    """The two-metric reading: its figures, whole and by slice, and the samples that show it."""
+    reading = verdict.two_metric
+    if reading is None:
+        return []
+    rows: list[tuple[Any, ...]] = [
+        ("", f.role, f.metric, f.text.removeprefix(f"{f.metric} "), f.required, f.num_samples) for f in reading.overall.figures
+    ]
+    rows += [(part.slice, "verdict", part.verdict, part.reason, "", "") for part in reading.slices]
+    shown = []
+    for row in reading.rows:
+        moved = ", ".join(f"{name} {_known(before)} → {_known(after)}" for name, (before, after) in row.values.items())
+        shown.append((f"{row.case}#{row.sample}", moved))
+    title = f"Targets and guardrails: {reading.overall.verdict}"
+    sections = [ReportSection(title, rows, ("slice", "", "figure", "difference", "required", "n"), note=reading.overall.reason)]
+    return [*sections, ReportSection("Samples that show it", shown, ("sample", "before → after"))] if shown else sections
+
+
+def _known(value: float | None) -> str:
+    return "unscored" if value is None else f"{value:.3g}"
 
 
 def _sample_order(change: SampleChange) -> tuple[int, str, int]:

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from posttrain.evaluation import Rate
 from posttrain.metrics import Interval
+from posttrain.release.two_metrics import TwoMetricReading
 
 Outcome = Literal["pass", "block", "inconclusive", "infrastructure"]
 Status = Literal["ship", "block", "inconclusive", "infrastructure"]
@@ -18,7 +19,7 @@ EXIT_CODES: Mapping[Status, int] = {"ship": 0, "block": 1, "infrastructure": 3, 
 class Check:
     """One question of the gate and its answer. ``slice`` is "" for the whole suite; figures are None where they do not exist."""
 
-    kind: Literal["threshold", "non_inferiority", "unscored", "evidence"]
+    kind: Literal["threshold", "non_inferiority", "unscored", "evidence", "two_metric"]
     metric: str
     slice: str
     outcome: Outcome
@@ -79,6 +80,7 @@ class Verdict:
     checks: tuple[Check, ...]
     comparisons: tuple[Comparison, ...]
     changes: tuple[SampleChange, ...]
+    two_metric: TwoMetricReading | None = None
 
     @property
     def exit_code(self) -> int:
@@ -115,6 +117,7 @@ class Verdict:
             "comparisons": [asdict(comparison) for comparison in self.comparisons],
             "changes": counts,
             "regressed": [f"{c.case}#{c.sample}" for c in self.changes if c.change == "regressed"],
+            "two_metric": self.two_metric.dump() if self.two_metric else None,
         }
 
 
@@ -146,4 +149,6 @@ def verdict_lines(verdict: Verdict) -> list[str]:
     counts = verdict.dump()["changes"]
     if routine:
         lines.append(f"  pass            unscored: {len(routine)} figures within the suite's limit")
+    if verdict.two_metric:
+        lines += ["  " + line for line in verdict.two_metric.lines()]
     return [*lines, "  samples: " + ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in sorted(counts.items()))]
