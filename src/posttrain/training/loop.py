@@ -22,13 +22,13 @@ from posttrain.training.report import Evaluation, StepReport, TrainResult
 from posttrain.training.schedule import learning_rate
 from posttrain.training.settings import TrainingSettings
 from posttrain.training.signals import stop_on_signals
-from posttrain.training.step import LossFunction, accumulate, blame_gradient, check_sums, merge, scale_gradients, seed_step
+from posttrain.training.step import LossFunction, StepLoss, accumulate, blame_gradient, check_sums, merge, scale_gradients, seed_step
 
 
 def train(
     model: ForestModel,
     data: Sequence[TokenSequence] | Sequence[TrainingItem],
-    loss_fn: LossFunction,
+    loss_fn: LossFunction | StepLoss,
     settings: TrainingSettings,
     *,
     run_dir: Path,
@@ -43,16 +43,17 @@ def train(
     after the current step with a checkpoint and InfrastructureError. A checkpoint of another contract raises ContractError, of other
     data, model or settings ConfigError.
     """
-    items = as_items(data)
+    items, loss = as_items(data), loss_fn if isinstance(loss_fn, StepLoss) else StepLoss(loss_fn)
     plan = build_plan(items, settings)
     identity = run_identity(model, settings, plan, data_hash(items), contract_record)
+    identity["settings"] |= loss.settings
     optimizer = build_optimizer(model, settings)
     checkpoints = run_dir / "checkpoints"
     with open_world() as world, exclusive(run_dir) if world.is_main else nullcontext(), stop_on_signals() as stop:
         world.wait()
         state = load_checkpoint(checkpoints, identity, model.trainable(), optimizer) or RunState(0, identity, [])
         model.refresh()
-        run = _Run(model, items, plan, loss_fn, settings, optimizer, world)
+        run = _Run(model, items, plan, loss, settings, optimizer, world)
         history, began = list(state.history), time.monotonic()
         for step in range(state.step, plan.num_steps):
             report = _step(run, step)
@@ -82,7 +83,7 @@ class _Run:
     model: ForestModel
     items: list[TrainingItem]
     plan: BatchPlan
-    loss_fn: LossFunction
+    loss: StepLoss
     settings: TrainingSettings
     optimizer: torch.optim.Optimizer
     world: World
@@ -94,13 +95,15 @@ def _step(run: _Run, step: int) -> StepReport:
     seed_step(settings.seed, step, run.world.rank)
     model.model.train()
     microbatches = _microbatches(run, step)
-    sums = merge(run.world, accumulate(model, microbatches, run.loss_fn, settings))
+    if run.loss.before_step:
+        run.loss.before_step(model, microbatches, run.world)
+    sums = merge(run.world, accumulate(model, microbatches, run.loss.fn, settings))
     check_sums(sums, step + 1)
     run.world.sum_gradients(model.trainable().values())
     gradients = [parameter.grad for parameter in model.trainable().values() if parameter.grad is not None]
     grad_norm = scale_gradients(gradients, sums.count, settings.max_grad_norm)
     if not math.isfinite(grad_norm):
-        raise blame_gradient(model, microbatches, run.loss_fn, settings, step + 1)
+        raise blame_gradient(model, microbatches, run.loss.fn, settings, step + 1)
     rate = learning_rate(step, run.plan.num_steps, settings)
     for group in run.optimizer.param_groups:
         group["lr"] = rate

@@ -2,7 +2,7 @@
 
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,21 @@ from posttrain.training.settings import TrainingSettings
 
 LossFunction = Callable[[Any, Forest, Microbatch], LossOutput]
 """From the model handed to ``train``, the packed row and its items to a loss sum, usually ``policy.logprobs`` and then an objective."""
+
+BeforeStep = Callable[[Any, Sequence[Microbatch], World], None]
+"""Called in every process before a step's first forward pass, with its own micro-batches: what a loss needs of the whole step."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepLoss:
+    """A loss function with what belongs to it.
+
+    ``settings``: its hyperparameters as JSON types; a checkpoint made under others is refused.
+    """
+
+    fn: LossFunction
+    before_step: BeforeStep | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
