@@ -1,12 +1,13 @@
 """Readers, data cards, curation: duplicates, mixture, contamination."""
 
 from posttrain.data.cards import DataCard, card_path, check_consent, check_events, load_card
+from posttrain.data.comparisons import load_comparisons
 from posttrain.data.leakage import ContaminationReport, Hit, contamination
 from posttrain.data.mixture import GroupStatistics, MixtureReport, looks_like_refusal, mixture_report
 from posttrain.data.readers import ReadReport, RecordReader, read_records
 from posttrain.data.repeats import Duplicate, DuplicateReport, duplicates
 from posttrain.data.shapes import shape, shapes
-from posttrain.data.words import speech
+from posttrain.data.words import segments, speech
 from posttrain.data.writing import record_to_row, write_jsonl
 
 __all__ = [
@@ -25,10 +26,12 @@ __all__ = [
     "contamination",
     "duplicates",
     "load_card",
+    "load_comparisons",
     "looks_like_refusal",
     "mixture_report",
     "read_records",
     "record_to_row",
+    "segments",
     "shape",
     "shapes",
     "speech",

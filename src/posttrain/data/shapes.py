@@ -62,7 +62,7 @@ def matching(row: Row, allowed: list[Shape]) -> list[Shape]:
     return [entry for entry in found if len(entry.needs) == most]
 
 
-def _about(row: Row, *used: str) -> dict[str, Any]:
+def row_about(row: Row, *used: str) -> dict[str, Any]:
     """id, source and metadata of a row: its ``metadata`` column and every column the shape does not read."""
     known = {"id", "source", "metadata", "tools", "functions", "system", "system_prompt", *used}
     given = json_value(row.get("metadata") or {}, "metadata")
@@ -91,20 +91,20 @@ def _weight(item: Row, position: int) -> bool:
 @shape("messages", Demonstration, "messages")
 def _messages(row: Row) -> Record:
     turns = with_system(row, messages(row["messages"], "messages"))
-    about = _untrained(row["messages"], _about(row, "messages"))
+    about = _untrained(row["messages"], row_about(row, "messages"))
     return Demonstration(messages=turns, tools=tools(row), **about)
 
 
 @shape("sharegpt", Demonstration, "conversations")
 def _sharegpt(row: Row) -> Record:
     turns = with_system(row, messages(row["conversations"], "conversations"))
-    return Demonstration(messages=turns, tools=tools(row), **_about(row, "conversations"))
+    return Demonstration(messages=turns, tools=tools(row), **row_about(row, "conversations"))
 
 
 @shape("prompt_completion", Demonstration, "prompt completion")
 def _prompt_completion(row: Row) -> Record:
     turns = with_system(row, side(row["prompt"], "prompt", "user")) + side(row["completion"], "completion", "assistant")
-    return Demonstration(messages=turns, tools=tools(row), **_about(row, "prompt", "completion"))
+    return Demonstration(messages=turns, tools=tools(row), **row_about(row, "prompt", "completion"))
 
 
 @shape("alpaca", Demonstration, "instruction output")
@@ -118,7 +118,7 @@ def _alpaca(row: Row) -> Record:
             past.append(Message(role=role, content=text(said, f"history[{position}]")))
     answer = Message(role="assistant", content=text(row["output"], "output"))
     turns = with_system(row, (*past, _instruction(row), answer))
-    return Demonstration(messages=turns, tools=tools(row), **_about(row, "instruction", "input", "output", "history"))
+    return Demonstration(messages=turns, tools=tools(row), **row_about(row, "instruction", "input", "output", "history"))
 
 
 def _instruction(row: Row) -> Message:
@@ -133,7 +133,7 @@ def _question_answer(row: Row) -> Record:
         Message(role="user", content=text(row["question"], "question")),
         Message(role="assistant", content=text(row["answer"], "answer")),
     )
-    return Demonstration(messages=with_system(row, turns), tools=tools(row), **_about(row, "question", "answer"))
+    return Demonstration(messages=with_system(row, turns), tools=tools(row), **row_about(row, "question", "answer"))
 
 
 # --- preference pairs -------------------------------------------------------------------------------------------
@@ -194,7 +194,7 @@ def _pair(row: Row, prompt: Turns, sides: Iterable[Turns], *used: str) -> Prefer
         tools=tools(row),
         probability=1.0 if row.get("probability") in (None, "") else _number(row["probability"], "probability"),
         margin=None if margin in (None, "") else _number(margin, "margin"),
-        **_about(row, "chosen", "rejected", "probability", "margin", *used),
+        **row_about(row, "chosen", "rejected", "probability", "margin", *used),
     )
 
 
@@ -242,7 +242,7 @@ def _unpaired_sharegpt(row: Row) -> Record:
 
 
 def _unpaired_label(row: Row, prompt: Turns, completion: Turns, *used: str) -> UnpairedLabel:
-    about = _about(row, "label", *used)
+    about = row_about(row, "label", *used)
     label = _truth(row["label"], "label")
     return UnpairedLabel(prompt=with_system(row, prompt), completion=completion, label=label, tools=tools(row), **about)
 
@@ -270,7 +270,7 @@ def _comparison(row: Row) -> Record:
     prompt = with_system(row, side(row["prompt"], "prompt", "user"))
     a, b = (_answer(row[column], column) for column in ("completion_a", "completion_b"))
     judgements = tuple(_judgement(item, f"judgements[{position}]") for position, item in enumerate(given))
-    about = _about(row, "prompt", "completion_a", "completion_b", "judgements", "gold")
+    about = row_about(row, "prompt", "completion_a", "completion_b", "judgements", "gold")
     return Comparison(prompt=prompt, a=a, b=b, judgements=judgements, gold=row.get("gold") or None, tools=tools(row), **about)
 
 
@@ -330,7 +330,7 @@ def _step_labels(row: Row, prompt: str, steps: str, labels: Any, *used: str) -> 
         prompt=with_system(row, side(row[prompt], prompt, "user")),
         steps=tuple(text(step, f"{steps}[{position}]") for position, step in enumerate(given)),
         labels=tuple(None if label is None else _truth(label, f"labels[{position}]") for position, label in enumerate(labels)),
-        **_about(row, prompt, steps, *used),
+        **row_about(row, prompt, steps, *used),
     )
 
 
@@ -358,7 +358,7 @@ def _verl(row: Row) -> Record:
 
 def _task(row: Row, prompt: Turns, verifier: Any, reference: Any, *used: str) -> VerifiableTask:
     name = text(verifier, "verifier")
-    return VerifiableTask(prompt=with_system(row, prompt), verifier=name, reference=reference, tools=tools(row), **_about(row, *used))
+    return VerifiableTask(prompt=with_system(row, prompt), verifier=name, reference=reference, tools=tools(row), **row_about(row, *used))
 
 
 @shape("feedback", FeedbackEvent, "prompt completion signal policy_version")
@@ -369,5 +369,5 @@ def _feedback(row: Row) -> Record:
         completion=side(row["completion"], "completion", "assistant"),
         value=row.get("value"),
         **said,
-        **_about(row, "prompt", "completion", "value", *said),
+        **row_about(row, "prompt", "completion", "value", *said),
     )

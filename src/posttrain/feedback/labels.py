@@ -1,0 +1,77 @@
+"""The judgements of many comparisons as one array, and the check that they were made under one rubric."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from posttrain.errors import DataError
+from posttrain.metrics.dawid_skene import MISSING
+from posttrain.records import CHOICES, Comparison, Judgement
+
+A, B, TIE = range(3)
+"""Codes of a choice, as :data:`CHOICES` orders them."""
+
+
+@dataclass(frozen=True, slots=True)
+class LabelTable:
+    """``codes`` int [comparison, annotator, repeat] and ``gold`` int [comparison], -1 where there is none; a group shares a prompt."""
+
+    annotators: tuple[str, ...]
+    codes: NDArray[np.int64]
+    gold: NDArray[np.int64]
+    groups: tuple[str, ...]
+
+    @property
+    def latest(self) -> NDArray[np.int64]:
+        """int [comparison, annotator]: the latest judgement of each annotator."""
+        given = (self.codes != MISSING).sum(axis=2)
+        last = np.maximum(given - 1, 0)
+        return np.asarray(np.take_along_axis(self.codes, last[:, :, None], axis=2)[:, :, 0])
+
+
+def label_table(comparisons: Sequence[Comparison]) -> LabelTable:
+    """The table of all judgements. Comparisons of one prompt are a group: they rise and fall together. Raises DataError on two rubrics."""
+    check_one_rubric(comparisons)
+    annotators = tuple(sorted({one.annotator for comparison in comparisons for one in comparison.judgements}))
+    column = {name: number for number, name in enumerate(annotators)}
+    by_annotator = [Counter(one.annotator for one in comparison.judgements) for comparison in comparisons]
+    repeats = max((count for counts in by_annotator for count in counts.values()), default=1)
+    codes = np.full((len(comparisons), len(annotators), repeats), MISSING, dtype=np.int64)
+    for row, comparison in enumerate(comparisons):
+        seen: Counter[str] = Counter()
+        for judgement in comparison.judgements:
+            codes[row, column[judgement.annotator], seen[judgement.annotator]] = CHOICES.index(judgement.choice)
+            seen[judgement.annotator] += 1
+    gold = np.array([MISSING if one.gold is None else CHOICES.index(one.gold) for one in comparisons], dtype=np.int64)
+    return LabelTable(annotators, codes, gold, tuple(prompt_group(one) for one in comparisons))
+
+
+def prompt_group(comparison: Comparison) -> str:
+    """What comparisons of one prompt have in common."""
+    return "\0".join(f"{message.role}:{message.content}" for message in comparison.prompt)
+
+
+def judgements_of(comparisons: Sequence[Comparison]) -> list[tuple[Comparison, Judgement]]:
+    """Every judgement with its comparison."""
+    return [(comparison, judgement) for comparison in comparisons for judgement in comparison.judgements]
+
+
+def check_one_rubric(comparisons: Sequence[Comparison]) -> str:
+    """The rubric version all judgements were made under ('' when there is none). Two versions raise DataError with their counts."""
+    versions = Counter(judgement.rubric for _, judgement in judgements_of(comparisons))
+    if len(versions) > 1:
+        counts = ", ".join(f"'{version}' ({count} judgements)" for version, count in versions.most_common())
+        raise DataError(
+            f"judgements under {len(versions)} rubric versions cannot be mixed: {counts}",
+            hint="they answer different questions: keep one version, or have the others judged again",
+        )
+    return next(iter(versions), "")
+
+
+def of_rubric(comparisons: Sequence[Comparison], version: str) -> list[Comparison]:
+    """The comparisons with only the judgements made under one rubric version; those left with none are gone."""
+    kept = [replace(one, judgements=tuple(j for j in one.judgements if j.rubric == version)) for one in comparisons]
+    return [one for one in kept if one.judgements]
