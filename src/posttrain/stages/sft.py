@@ -1,6 +1,5 @@
 """Supervised fine-tuning, from a data file to a model folder or adapter. Reads top to bottom."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -9,14 +8,16 @@ from pydantic import Field, model_validator
 
 from posttrain.chat import CONTRACT_FILE, ChatContract, MaskKind
 from posttrain.config.files import write_json
-from posttrain.data import DataCard, check_consent, load_card, read_records
+from posttrain.data import check_consent, load_card, read_records
 from posttrain.errors import DataError
-from posttrain.lineage import LineageStore, RunLogger, code_record, environment_record
+from posttrain.lineage import LineageStore, RunLogger
 from posttrain.models import Forest, ModelOptions, ModelSettings, Policy, find_model
 from posttrain.objectives import LossOutput, sft_loss
 from posttrain.records import Demonstration, TokenSequence
 from posttrain.stages.base import STAGES, Progress, Quiet, Stage, StageResult
+from posttrain.stages.setup import check_contracts, context_length, origins, planned_tokens, stage_settings
 from posttrain.training import Microbatch, StepReport, TrainingSettings, TrainResult, open_world, train
+from posttrain.training.items import as_items
 
 LORA_LEARNING_RATE = 2e-4
 FULL_LEARNING_RATE = 1e-5
@@ -77,14 +78,14 @@ def run_sft(
         card = load_card(config.data)
         check_consent(card)
         contract = ChatContract.load(folder)
-        _check_contracts(contract, [folder, *([Path(config.adapter)] if config.adapter else []), out])
-        sequences, counts = load_sequences(config, contract, limit=config.max_tokens or _context_length(folder))
+        check_contracts(contract, [folder, *([Path(config.adapter)] if config.adapter else []), out])
+        sequences, counts = load_sequences(config, contract, limit=config.max_tokens or context_length(folder))
         show.say(_describe(counts))
         policy = Policy.load(
             ModelSettings(path=str(folder), **{name: getattr(config, name) for name in ModelOptions.model_fields}),
             seed=config.training.seed,
             device=world.device,
-            num_tokens=_planned_tokens(sequences, config.training),
+            num_tokens=planned_tokens(as_items(sequences), config.training),
         )
         if world.is_main:
             write_json(out / CONTRACT_FILE, contract.record())
@@ -104,7 +105,10 @@ def run_sft(
                 out / "result.json", {"model": str(folder), "settings": config.dump(), "metrics": metrics, "history": trained.history}
             )
             if lineage:
-                sources = [*(parents or _origins(lineage, folder, config, card)), *_settings(lineage, config, contract)]
+                sources = [
+                    *(parents or origins(lineage, folder, {config.data: card})),
+                    *stage_settings(lineage, "sft", config, contract, seed=config.training.seed),
+                ]
                 id_ = lineage.put(target.name, {"name": target.name, "stage": "sft", "metrics": metrics}, parents=sources, files=[target])
         world.wait()
     is_adapter = target.name == "adapter"
@@ -149,27 +153,6 @@ def _check_rows(rows: Sequence[TokenSequence], rule: str, message: str, problem:
         raise DataError(message.format(len(rows), problem, places), hint=f"fix them, or leave them out with {setting}: drop")
 
 
-def _check_contracts(contract: ChatContract, folders: Sequence[Path]) -> None:
-    """Every folder that carries a contract (model, adapter, the run itself) must carry this one."""
-    for folder in folders:
-        file = folder / CONTRACT_FILE
-        if file.is_file():
-            contract.check_same(json.loads(file.read_text(encoding="utf-8")), what=str(folder))
-
-
-def _context_length(model: Path) -> int | None:
-    """Positions the model was built for; None where its config does not say."""
-    config = json.loads((model / "config.json").read_text(encoding="utf-8"))
-    value = config.get("text_config", config).get("max_position_embeddings")
-    return int(value) if value else None
-
-
-def _planned_tokens(sequences: Sequence[TokenSequence], settings: TrainingSettings) -> int:
-    """Tokens of the whole run, shared ones counted each time: an upper bound of the work."""
-    passes = settings.max_steps * settings.sequences_per_step / len(sequences) if settings.max_steps else settings.epochs
-    return int(passes * sum(len(row) for row in sequences))
-
-
 def _describe(counts: Mapping[str, float]) -> str:
     left_out = int(counts["rows_too_long"]), int(counts["rows_nothing_supervised"])
     text = f"{int(counts['rows'])} rows, {int(counts['tokens'])} tokens, {int(counts['supervised_tokens'])} of them supervised"
@@ -187,25 +170,6 @@ def _summary(trained: TrainResult, policy: Policy) -> dict[str, float]:
         "packed_tokens": float(sum(entry["packed_tokens"] for entry in trained.history)),
         "trainable_parameters": float(sum(parameter.numel() for parameter in policy.trainable().values())),
     }
-
-
-def _origins(lineage: LineageStore, model: Path, config: SftConfig, card: DataCard) -> list[str]:
-    """Start model, data, code and libraries as nodes, for a run outside a recipe; a recipe hands its own in as ``parents``."""
-    return [
-        lineage.put("model", {"name": model.name}, files=[model]),
-        lineage.put("data", {"name": Path(config.data).name, **card.dump()}, files=[config.data]),
-        lineage.put("code", code_record()),
-        lineage.put("environment", environment_record()),
-    ]
-
-
-def _settings(lineage: LineageStore, config: SftConfig, contract: ChatContract) -> list[str]:
-    """The stage's own settings, seed and chat contract as nodes."""
-    return [
-        lineage.put("template", {"name": "chat contract", "hash": contract.hash, "parts": contract.hashes}),
-        lineage.put("config", {"name": "sft", "settings": config.dump()}),
-        lineage.put("seed", {"name": "sft", "training": config.training.seed}),
-    ]
 
 
 STAGES.register("sft")(Stage(SftConfig, run_sft))

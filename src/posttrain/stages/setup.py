@@ -1,0 +1,51 @@
+"""What every training stage does around its training: the contract it checks, the room the model has, the nodes it was made from."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from posttrain.chat import CONTRACT_FILE, ChatContract
+from posttrain.config import Config
+from posttrain.data import DataCard
+from posttrain.lineage import LineageStore, code_record, environment_record
+from posttrain.training import TrainingItem, TrainingSettings
+
+
+def check_contracts(contract: ChatContract, folders: Sequence[Path]) -> None:
+    """Every folder that carries a contract (model, adapter, the run itself) must carry this one: ContractError where it does not."""
+    for folder in folders:
+        file = folder / CONTRACT_FILE
+        if file.is_file():
+            contract.check_same(json.loads(file.read_text(encoding="utf-8")), what=str(folder))
+
+
+def context_length(model: Path) -> int | None:
+    """Positions the model was built for; None where its config does not say."""
+    config = json.loads((model / "config.json").read_text(encoding="utf-8"))
+    value = config.get("text_config", config).get("max_position_embeddings")
+    return int(value) if value else None
+
+
+def planned_tokens(items: Sequence[TrainingItem], settings: TrainingSettings) -> int:
+    """Tokens of the whole run, shared ones counted each time: an upper bound of the work."""
+    passes = settings.max_steps * settings.sequences_per_step / len(items) if settings.max_steps else settings.epochs
+    return int(passes * sum(item.num_tokens for item in items))
+
+
+def origins(lineage: LineageStore, model: Path, data: Mapping[str, DataCard]) -> list[str]:
+    """Start model, data files with their cards, code and libraries as nodes, for a run outside a recipe (which hands its own in)."""
+    return [
+        lineage.put("model", {"name": model.name}, files=[model]),
+        *(lineage.put("data", {"name": Path(path).name, **card.dump()}, files=[path]) for path, card in data.items()),
+        lineage.put("code", code_record()),
+        lineage.put("environment", environment_record()),
+    ]
+
+
+def stage_settings(lineage: LineageStore, stage: str, config: Config, contract: ChatContract, *, seed: int) -> list[str]:
+    """The stage's own settings, seed and chat contract as nodes."""
+    return [
+        lineage.put("template", {"name": "chat contract", "hash": contract.hash, "parts": contract.hashes}),
+        lineage.put("config", {"name": stage, "settings": config.dump()}),
+        lineage.put("seed", {"name": stage, "training": seed}),
+    ]
