@@ -48,8 +48,8 @@ class FixedKl(Config):
 class AdaptiveKl(Config):
     """A price that holds the distance near a target (Ziegler et al. 2019, arXiv:1909.08593, section 2.2).
 
-    ``e = clip((KL - target) / target, -limit, limit)``, ``beta <- beta (1 + gain e)`` after every update. In the paper gain is .1 and limit .2.
-    TRL and lm-human-preferences write the gain as batch size / horizon; with 512 samples and a horizon of 10,000 that is .05.
+    ``e = clip((KL - target) / target, -limit, limit)``, ``beta <- beta (1 + gain e)`` after every update. In the paper gain is .1 and
+    limit .2. TRL and lm-human-preferences write the gain as batch size / horizon; with 512 samples and a horizon of 10,000 that is .05.
     """
 
     name: Literal["adaptive"] = "adaptive"

@@ -41,8 +41,8 @@ def gae(
     """Advantages and value targets (returns), in the dtype of ``rewards``.
 
     Schulman et al. 2016 (arXiv:1506.02438), equations 11 and 16: ``delta_t = r_t + discount V_{t+1} - V_t`` and
-    ``A_t = sum_l (discount trace_decay)^l delta_{t+l}`` within the answer; the return is ``A_t + V_t``. After the last token the value is 0: an
-    answer cut by the length limit is scored as it stands, so there is nothing left to expect.
+    ``A_t = sum_l (discount trace_decay)^l delta_{t+l}`` within the answer; the return is ``A_t + V_t``. After the last token the value
+    is 0: an answer cut by the length limit is scored as it stands, so there is nothing left to expect.
 
     The sum is a scan by doubling: after k rounds every token holds the sum of its next 2^k deltas, so log2(longest) vector additions do all
     answers at once. The factors never exceed 1, so nothing is divided or can overflow, and rounding grows with log2 of the length.
@@ -86,9 +86,9 @@ def ppo_policy_loss(
 ) -> LossOutput:
     """Sum over tokens of ``max(-A rho, -A clip(rho, 1 - eps, 1 + eps))`` with ``rho = exp(logprobs - old_logprobs)``.
 
-    Schulman et al. 2017 (arXiv:1707.06347), equation 7, negated. Every token counts the same, whatever its answer's length. No entropy bonus:
-    the KL tax keeps the policy wide. Metrics, each a sum over tokens: clip_fraction (the clip took the gradient away), update_kl (k3 of the
-    old policy against this one, in nats).
+    Schulman et al. 2017 (arXiv:1707.06347), equation 7, negated. Every token counts the same, whatever its answer's length. No entropy
+    bonus: the KL tax keeps the policy wide. Metrics, each a sum over tokens: clip_fraction (the clip took the gradient away), update_kl
+    (k3 of the old policy against this one, in nats).
     """
     distance = logprobs - old_logprobs
     ratio = distance.exp()
@@ -108,8 +108,8 @@ def ppo_value_loss(
 ) -> LossOutput:
     """Sum over tokens of ``max((V - R)^2, (clip(V, V_old - range, V_old + range) - R)^2) / 2``.
 
-    The clipped value loss of OpenAI's baselines ``ppo2`` (with its one half), in no paper of theirs; Engstrom et al. 2020 (arXiv:2005.12729), section
-    3, describe it. The range is in units of reward. Metrics, sums over tokens: value_clip_fraction.
+    The clipped value loss of OpenAI's baselines ``ppo2`` (with its one half), in no paper of theirs; Engstrom et al. 2020
+    (arXiv:2005.12729), section 3, describe it. The range is in units of reward. Metrics, sums over tokens: value_clip_fraction.
     """
     clipped = old_values + (values - old_values).clamp(-clip_range, clip_range)
     plain_loss, clipped_loss = (values - returns).square(), (clipped - returns).square()
