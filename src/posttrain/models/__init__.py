@@ -6,6 +6,7 @@ from posttrain.models.forest_model import ForestModel
 from posttrain.models.loading import choose_dtype, find_model, load_for_inference
 from posttrain.models.lora import ParameterCount, adapter_size, count_parameters, merge, merge_adapter, merged, unmerge
 from posttrain.models.policy import Policy
+from posttrain.models.scalar import ScalarModel
 from posttrain.models.settings import LoraSettings, ModelOptions, ModelSettings
 from posttrain.models.sources import add_model, list_models, verify_model
 from posttrain.models.tiny import build_tiny_model, train_tokenizer, write_tiny_model
@@ -18,6 +19,7 @@ __all__ = [
     "ModelSettings",
     "ParameterCount",
     "Policy",
+    "ScalarModel",
     "adapter_size",
     "add_model",
     "build_forest",

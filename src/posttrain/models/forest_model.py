@@ -91,7 +91,7 @@ class ForestModel(ABC):
         with atomic_directory(directory) as folder, no_progress_bars():
             self.model.save_pretrained(folder, state_dict=self._master_state())
             (folder / "README.md").unlink(missing_ok=True)
-            _write_float32(folder)
+            write_float32(folder)
             if (config := folder / "adapter_config.json").is_file():  # peft writes sets, in another order in every process
                 settings = json.loads(config.read_text(encoding="utf-8"))
                 write_json(config, {name: sorted(value) if isinstance(value, list) else value for name, value in settings.items()})
@@ -179,7 +179,7 @@ def choose_precision(model: Any, settings: ModelSettings, device: torch.device |
     return model, compute_dtype
 
 
-def _write_float32(folder: Path) -> None:
+def write_float32(folder: Path) -> None:
     """transformers writes the compute copies' dtype into config.json; what is saved are the masters."""
     if (config := folder / "config.json").is_file():
         write_json(config, {**json.loads(config.read_text(encoding="utf-8")), "dtype": "float32"})

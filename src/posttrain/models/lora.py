@@ -56,8 +56,8 @@ def find_targets(model: nn.Module, targets: str | tuple[str, ...]) -> list[str]:
     return sorted(chosen)
 
 
-def add_adapter(model: Any, settings: LoraSettings, *, seed: int) -> Any:
-    """Freeze ``model`` and wrap it with fresh adapters; the same seed gives the same A (B starts at zero)."""
+def add_adapter(model: Any, settings: LoraSettings, *, seed: int, task_type: str | None = "CAUSAL_LM") -> Any:
+    """Freeze ``model`` and wrap it with fresh adapters; the same seed gives the same A (B starts at zero). ``task_type`` is PEFT's."""
     from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(
@@ -65,7 +65,7 @@ def add_adapter(model: Any, settings: LoraSettings, *, seed: int) -> Any:
         lora_alpha=settings.resolved_alpha,
         lora_dropout=settings.dropout,
         target_modules=find_targets(model, settings.targets),
-        task_type="CAUSAL_LM",
+        task_type=task_type,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -1,0 +1,219 @@
+"""A number for a text: a stock sequence-classification model with one label over packed forests (reward and value models).
+
+The score row and its product stay in float32 whatever the decoder computes in. A reward is only ever used as a difference of two nearly
+equal numbers, so what bfloat16 rounds off it (8 bits) is a large part of what is left.
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from posttrain.chat import ChatContract
+from posttrain.config.files import atomic_directory, write_json
+from posttrain.errors import ModelError
+from posttrain.models.families import PROBE_TOLERANCE
+from posttrain.models.forest import Forest
+from posttrain.models.forest_model import ForestModel, SavesContract, choose_precision, write_float32
+from posttrain.models.loading import choose_dtype, find_model, no_progress_bars
+from posttrain.models.lora import add_adapter
+from posttrain.models.settings import ModelSettings
+from posttrain.records import Message
+
+SCORE = "score.weight"
+"""The name transformers gives the row in every decoder-only sequence-classification model."""
+
+
+class ScalarModel(ForestModel):
+    """One float32 number a sequence (a reward) or a supervised token (a value)."""
+
+    @classmethod
+    def load(cls, settings: ModelSettings, *, seed: int, device: torch.device | str = "cpu", num_tokens: int = 0) -> Self:
+        """From a causal language model (fresh score row, drawn with ``seed``) or a reward model saved before (its own row).
+
+        A fresh row is normal with standard deviation 1 / sqrt(width + 1) (Stiennon et al. 2020, arXiv:2009.01325, their code's
+        ``init_scale``). With ``lora`` the adapters and the score row train. Raises ModelError for a family without a sequence
+        classifier in transformers, for a saved classifier of other than one label, and for settings that cannot be saved merged.
+        """
+        if settings.adapter is not None or settings.quantization is not None:
+            name = "adapter" if settings.adapter is not None else "quantization"
+            raise ModelError(
+                f"a reward or value model takes no '{name}': it is saved as one plain folder, with its own adapter merged",
+                hint="merge the adapter first (`posttrain models merge`)" if name == "adapter" else "leave 'quantization' out",
+            )
+        dtype = choose_dtype(settings.dtype, device) if settings.lora is not None else torch.float32
+        model, compute_dtype = choose_precision(_open_classifier(find_model(settings.path), dtype, seed), settings, device)
+        if settings.lora is not None:
+            model = add_adapter(model, settings.lora, seed=seed, task_type=None)
+            model.get_base_model().score.weight.requires_grad_(True)
+        scalar = cls(model, settings, compute_dtype=compute_dtype, device=device)
+        scalar._compile_if_it_pays(num_tokens)
+        return scalar
+
+    def rewards(self, forest: Forest) -> Float[Tensor, " sequence"]:
+        """float32: the score at the last token of each sequence."""
+        last = forest.nodes[forest.leaves, 1] - 1
+        return self._score(self._states(forest, last, torch.arange(forest.num_sequences)))
+
+    def values(self, forest: Forest) -> Float[Tensor, " target"]:
+        """float32: the score of the state before each target, that is at ``forest.logit_rows``."""
+        return self._score(self._states(forest, forest.logit_rows, forest.sequence_ids))
+
+    def save(self, directory: str | Path, contract: SavesContract) -> None:
+        """A plain float32 folder that ``AutoModelForSequenceClassification.from_pretrained`` opens (adapters merged); atomic.
+
+        ``pad_token_id`` is set in the model's and the tokenizer's configuration to a token no sequence ends with: transformers reads
+        the score at the last token that is not padding.
+        """
+        with atomic_directory(directory) as folder, no_progress_bars():
+            self._base.save_pretrained(folder, state_dict=self._merged_state())
+            write_float32(folder)
+            contract.save(folder)
+            if isinstance(contract, ChatContract):
+                _set_padding(folder, padding_token(contract))
+
+    def _check_head(self) -> None:
+        check_classifier(self._base.config)
+        score, config = self._base.score, self._base.config
+        if not isinstance(score, nn.Linear) or score.bias is not None or score.out_features != 1:
+            raise ModelError(
+                f"'{config.model_type}' has a score head of another form than one row without bias", hint="choose another model family"
+            )
+        if self.layout == "sequences":
+            self._probe()
+
+    @torch.no_grad()
+    def _probe(self) -> None:
+        """Compare the model's own score with ours on one short sequence."""
+        training, ids = self._base.training, torch.arange(1, 9)[None].to(self._base.score.weight.device)
+        self._base.eval()
+        theirs = float(self._base(input_ids=ids, use_cache=False).logits[0, 0])
+        ours = float(self._score(self._base.base_model(input_ids=ids, use_cache=False).last_hidden_state[0, -1:]))
+        self._base.train(training)
+        if not abs(ours - theirs) <= PROBE_TOLERANCE * max(1.0, abs(theirs)):
+            raise ModelError(
+                f"'{self._base.config.model_type}' changes its score after the head in a way the engine does not know "
+                f"({theirs:.6g}, expected {ours:.6g})",
+                hint="choose another model family",
+            )
+
+    def _full_precision(self) -> list[nn.Module]:
+        return [self._base.score]
+
+    def _score(self, states: Tensor) -> Tensor:
+        weight = self._base.score.weight
+        scores: Tensor = states.to(weight.dtype) @ weight[0]
+        return scores
+
+    def _merged_state(self) -> dict[str, Tensor]:
+        """The stock model's state: masters, adapters added to their matrices in float32, everything at least float32."""
+        state = {name.removeprefix("base_model.model."): _at_least_float32(tensor) for name, tensor in self._master_state().items()}
+        plain = {name.replace(".base_layer.", "."): tensor for name, tensor in state.items() if ".lora_" not in name}
+        for name, module in self._base.named_modules():
+            if hasattr(module, "lora_A") and hasattr(module, "get_base_layer"):
+                low, high = state[f"{name}.lora_A.default.weight"], state[f"{name}.lora_B.default.weight"]
+                plain[f"{name}.weight"] = plain[f"{name}.weight"] + module.scaling["default"] * (high @ low)
+        return plain
+
+
+def check_classifier(config: Any) -> None:
+    """Raise ModelError unless transformers has a sequence classifier for this configuration's family."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
+
+    if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+        raise ModelError(
+            f"'{config.model_type}' cannot carry a reward or value head: transformers has no sequence classifier for it",
+            hint="choose another family: llama, qwen2, qwen3, mistral, phi3, olmo2, gemma2 and gemma3_text have one",
+        )
+
+
+def padding_token(contract: ChatContract) -> int:
+    """The tokenizer's padding id, or another special token's where it has none or where conversations end with it."""
+    conversation = (Message("user", "question"), Message("assistant", "answer"))
+    last = int(contract.encode(conversation)[-1])
+    own = contract.tokenizer.pad_token_id
+    if own is not None and own != last:
+        return int(own)
+    special = sorted(index for index in contract.tokenizer.all_special_ids if index not in (last, *contract.eos_token_ids))
+    return int(special[0]) if special else int(last == 0)
+
+
+def _set_padding(folder: Path, pad_token_id: int) -> None:
+    from transformers import AutoTokenizer
+
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    write_json(folder / "config.json", {**config, "pad_token_id": pad_token_id})
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    if tokenizer.pad_token_id != pad_token_id:
+        file = folder / "tokenizer_config.json"
+        settings = json.loads(file.read_text(encoding="utf-8"))
+        write_json(file, {**settings, "pad_token": tokenizer.convert_ids_to_tokens(pad_token_id)})
+
+
+def _open_classifier(path: Path, dtype: torch.dtype, seed: int) -> Any:
+    """The stock classifier of a folder: its own score row in float32, or a fresh one."""
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+
+    config = AutoConfig.from_pretrained(path, local_files_only=True)
+    check_classifier(config)
+    is_classifier = any(str(name).endswith("ForSequenceClassification") for name in config.architectures or ())
+    if is_classifier and config.num_labels != 1:
+        raise ModelError(
+            f"{path} is a classifier of {config.num_labels} labels, a reward model has one",
+            hint="give a reward model, or the causal language model to start one from",
+        )
+    config.num_labels = 1
+    try:
+        with no_progress_bars(), _no_load_report():
+            model, found = AutoModelForSequenceClassification.from_pretrained(
+                path, config=config, dtype=dtype, attn_implementation="sdpa", local_files_only=True, output_loading_info=True
+            )
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise ModelError(f"{path}: the model cannot be read: {error}", hint="it must be a Hugging Face model folder") from error
+    missing = set(found["missing_keys"])
+    if missing - {SCORE} or (is_classifier and missing):
+        raise ModelError(f"{path}: weights are missing: {', '.join(sorted(missing)[:5])}", hint="copy the whole model folder again")
+    row = _fresh_row(model.config.hidden_size, seed) if missing else _saved_row(path)
+    if row is not None:
+        model.score.weight = nn.Parameter(row)
+    return model
+
+
+def _fresh_row(width: int, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    row: Tensor = torch.randn(1, width, generator=generator) / (width + 1) ** 0.5
+    return row
+
+
+def _saved_row(path: Path) -> Tensor | None:
+    """The score row in float32, unrounded by the dtype the rest was loaded in; None where the folder has no safetensors."""
+    for file in sorted(path.glob("*.safetensors")):
+        with safe_open(file, framework="pt") as tensors:
+            if SCORE in tensors.keys():  # noqa: SIM118 (not a mapping)
+                row: Tensor = tensors.get_tensor(SCORE)
+                return _at_least_float32(row)
+    return None
+
+
+def _at_least_float32(tensor: Tensor) -> Tensor:
+    lower = tensor.is_floating_point() and tensor.dtype.itemsize < torch.float32.itemsize
+    return tensor.float() if lower else tensor
+
+
+@contextmanager
+def _no_load_report() -> Iterator[None]:
+    """transformers reports a head it did not use (lm_head) and one it made (score); both are meant."""
+    from transformers.utils import logging
+
+    shown = logging.get_verbosity()
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        logging.set_verbosity(shown)
