@@ -13,7 +13,7 @@ from posttrain.evaluation.freeze import (
     shorten,
 )
 from posttrain.evaluation.results import CaseInfo, EvaluationResult, SampleResult
-from posttrain.evaluation.scores import Score, Scorer, ScorerContext, ScorerKind, ScorerOptions, conjunction, scorers
+from posttrain.evaluation.scores import Score, Scorer, ScorerContext, ScorerKind, ScorerOptions, ScoringModels, conjunction, scorers
 from posttrain.evaluation.suite import Suite, SuiteConfig, load_suite, read_suite
 from posttrain.evaluation.summary import Rate, latency_of, members, rate_of, summarise, summary_lines
 
@@ -29,6 +29,7 @@ __all__ = [
     "ScorerContext",
     "ScorerKind",
     "ScorerOptions",
+    "ScoringModels",
     "Suite",
     "SuiteConfig",
     "changed_settings",

@@ -71,6 +71,7 @@ class BuiltScorer:
     used_in_training: bool
     score: Scorer | ModelScorer
     needs_models: bool = False
+    reward_role: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +105,11 @@ class Suite:
     def needs_models(self) -> bool:
         """Whether some score is a model's."""
         return any(scorer.needs_models for scorer in self.scorers)
+
+    @property
+    def reward_roles(self) -> tuple[str, ...]:
+        """The reward models it scores with, by role."""
+        return tuple(dict.fromkeys(scorer.reward_role for scorer in self.scorers if scorer.reward_role))
 
     @property
     def score_names(self) -> tuple[str, ...]:
@@ -162,5 +168,15 @@ def _build_scorers(config: SuiteConfig, file: Path) -> tuple[tuple[BuiltScorer, 
             if not (file.parent / dependency).is_file():
                 raise ConfigError(f"{file}: scorers.{number}.{kind_name}: no file {file.parent / dependency}")
             files[dependency] = file_hash(file.parent / dependency)
-        built.append(BuiltScorer(kind_name, name, outputs, options.used_in_training, kind.build(options, name, context), kind.needs_models))
+        built.append(
+            BuiltScorer(
+                kind_name,
+                name,
+                outputs,
+                options.used_in_training,
+                kind.build(options, name, context),
+                kind.needs_models,
+                getattr(options, "model", ""),
+            )
+        )
     return tuple(built), files

@@ -3,36 +3,67 @@
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from posttrain.config import read_yaml
 from posttrain.config.files import write_json
+from posttrain.errors import DataError
 from posttrain.evaluation import Suite
-from posttrain.recipes.recipe import LoadedRecipe, StageEntry
+from posttrain.recipes.recipe import LabelSettings, LoadedRecipe, StageEntry
 from posttrain.recipes.steps import Display, Outputs
+from posttrain.records import Comparison, Demonstration, PreferencePair, Record, TokenSequence, UnpairedLabel
+from posttrain.stages import STAGES
+
+if TYPE_CHECKING:
+    from posttrain.chat import ChatContract, MaskKind
+
+
+def pairs_of_judgements(labels: LabelSettings, source: Path, folder: Path, display: Display) -> Outputs:
+    """Check the judgements of a file of comparisons and make pairs with soft labels of them; the report goes to ``folder/labels.json``.
+
+    Raises DataError for labels of two rubric versions, CheckFailed for data without consent.
+    """
+    from posttrain.data import check_consent, load_card, read_records, write_jsonl
+    from posttrain.feedback import label_quality, to_pairs
+    from posttrain.records import Comparison
+
+    check_consent(load_card(source))
+    comparisons = [record for record in read_records(source, Comparison) if isinstance(record, Comparison)]
+    report = label_quality(comparisons)
+    write_json(folder / "labels.json", report.to_dict())
+    pairs = to_pairs(comparisons, method=labels.method, min_confidence=labels.min_confidence)
+    clean = folder / "pairs.jsonl"
+    write_jsonl(pairs, clean)
+    shutil.copyfile(source.with_name(source.name + ".card.yaml"), clean.with_name(clean.name + ".card.yaml"))
+    soft = sum(0.0 < pair.probability < 1.0 for pair in pairs)
+    display.say(f"{source.name}: {len(comparisons)} comparisons, {len(pairs)} pairs, {soft} of them with a soft label")
+    return {"path": str(clean), "comparisons": len(comparisons), "pairs": len(pairs), "soft": soft}
 
 
 def describe_data(loaded: LoadedRecipe, entry: StageEntry, source: Path, model: Path, folder: Path, display: Display) -> Outputs:
     """Read every row under the model's chat contract; lengths, supervised tokens and the mixture go to ``folder/data.json``.
 
-    Raises DataError or ContractError for a broken row, CheckFailed for data without a card, licence or consent.
+    Raises DataError or ContractError for a broken row or rows the stage has no use for, CheckFailed for data without a card, licence or
+    consent.
     """
     from posttrain.chat import ChatContract
     from posttrain.data import check_consent, load_card, mixture_report, read_records
-    from posttrain.records import Demonstration
 
-    card = load_card(source)
+    card, stage = load_card(source), STAGES.get(entry.kind)
     check_consent(card)
     rule = entry.settings.get("on_bad_row", "stop")
-    reader = read_records(source, Demonstration, on_bad_row=rule, rejects_path=folder / "rejects.jsonl")
-    records = [record for record in reader if isinstance(record, Demonstration)]
+    reader = read_records(source, on_bad_row=rule, rejects_path=folder / "rejects.jsonl")
+    records = list(reader)
+    wrong = next((record for record in records if not isinstance(record, stage.records)), None)
+    if wrong is not None:
+        wanted = " or ".join(kind.__name__ for kind in stage.records)
+        fix = "give the stage `labels: {method: dawid_skene}`" if isinstance(wrong, Comparison) else "give it another file"
+        raise DataError(f"{source}: holds {type(wrong).__name__} rows; the stage '{entry.name}' trains on {wanted}", hint=fix)
     contract = ChatContract.load(model)
-    sequences = list(contract.supervise_many(records, mask=entry.settings.get("mask", "assistant")))
+    sequences = _sequences(contract, records, entry.settings.get("mask", "assistant"))
     lengths, supervised = np.array([len(row) for row in sequences]), np.array([row.num_supervised for row in sequences])
-    system = str(read_yaml(loaded.at(loaded.recipe.policy)).get("system_prompt", "")).strip()
-    under_policy = sum(record.messages[0].role == "system" and record.messages[0].content.strip() == system for record in records)
     summary: dict[str, Any] = {
         "rows": len(records),
         "rows_skipped": reader.report.skipped,
@@ -41,16 +72,44 @@ def describe_data(loaded: LoadedRecipe, entry: StageEntry, source: Path, model: 
         "longest": int(lengths.max()),
         "median_length": float(np.median(lengths)),
         "rows_without_supervision": int((supervised == 0).sum()),
-        "rows_under_the_policy_text": under_policy,
         "contract": contract.hash,
         "card": card.dump(),
     }
+    pairs = [record for record in records if isinstance(record, PreferencePair)]
+    if pairs:
+        summary["soft_labels"] = sum(0.0 < pair.probability < 1.0 for pair in pairs)
+        summary["not_for_imitation"] = sum(pair.metadata.get("imitation") is False for pair in pairs)
+    system = str(read_yaml(loaded.at(loaded.recipe.policy)).get("system_prompt", "")).strip()
+    if system:
+        summary["rows_under_the_policy_text"] = sum(_system_prompt(record) == system for record in records)
     write_json(folder / "data.json", summary | {"mixture": mixture_report(records).to_dict()})
     counts = f"{summary['tokens']} tokens, {summary['supervised_tokens']} supervised, longest {summary['longest']}"
     display.say(f"{source.name}: {len(records)} rows, {counts}")
-    if system and under_policy < len(records):
-        display.say(f"note: {len(records) - under_policy} of {len(records)} rows do not carry the policy's system prompt")
+    if system and summary["rows_under_the_policy_text"] < len(records):
+        missing = len(records) - summary["rows_under_the_policy_text"]
+        display.say(f"note: {missing} of {len(records)} rows do not carry the policy's system prompt")
     return summary
+
+
+def _sequences(contract: "ChatContract", records: Sequence[Record], mask: "MaskKind") -> list[TokenSequence]:
+    """Every sequence the rows train: a conversation, or each completion of a pair or label after its prompt."""
+    demonstrations = [record for record in records if isinstance(record, Demonstration)]
+    sequences = list(contract.supervise_many(demonstrations, mask=mask))
+    for index, record in enumerate(records):
+        match record:
+            case PreferencePair():
+                completions = [record.chosen, record.rejected]
+            case UnpairedLabel():
+                completions = [record.completion]
+            case _:
+                continue
+        sequences += [contract.encode_completion(record.prompt, one, tools=record.tools, index=index) for one in completions]
+    return sequences
+
+
+def _system_prompt(record: Record) -> str:
+    messages = record.messages if isinstance(record, Demonstration) else record.prompt
+    return messages[0].content.strip() if messages[0].role == "system" else ""
 
 
 def curate(loaded: LoadedRecipe, entry: StageEntry, source: Path, suites: Sequence[Suite], folder: Path, display: Display) -> Outputs:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -65,11 +65,24 @@ class EvaluationSettings(Config):
     """Arithmetic of the generator."""
 
 
+class LabelSettings(Config):
+    """How judgements of several people become pairs (for data of comparisons)."""
+
+    method: Literal["dawid_skene", "majority", "mean"] = "dawid_skene"
+    """``dawid_skene`` weighs annotators by how reliable they are, ``mean`` takes the share of votes, ``majority`` a hard label."""
+    min_confidence: float = Field(default=0.0, ge=0, lt=1)
+    """Leave out pairs whose better answer is less certain than this: max(p, 1 - p)."""
+
+
 class StageEntry(Config):
     """One training stage: its kind and settings, what it is meant to move, what must not suffer."""
 
     kind: str
     settings: dict[str, Any]
+    name: str = Field(pattern=NAME_PATTERN)
+    """Names the stage in the output folder, and a reward model in suites and later stages; the kind when left out."""
+    labels: LabelSettings | None = None
+    """The data are comparisons with judgements: check them and make pairs of them first."""
     target: str = ""
     """The metric this stage is meant to move."""
     guardrails: tuple[str, ...] = ()
@@ -115,13 +128,15 @@ class Recipe(Config):
 
 def _stage(entry: Any, number: int) -> Any:
     """``{sft: {...}, target: x}`` -> the fields of :class:`StageEntry`."""
-    if not isinstance(entry, dict) or "kind" in entry:
+    if not isinstance(entry, dict):
         return entry
-    extras = {key: value for key, value in entry.items() if key in ("target", "guardrails")}
+    if "kind" in entry:
+        return {"name": entry["kind"], **entry}
+    extras = {key: value for key, value in entry.items() if key in ("name", "labels", "target", "guardrails")}
     kinds = [key for key in entry if key not in extras]
     if len(kinds) != 1:
         raise ValueError(f"stages.{number}: expected one stage kind ({', '.join(STAGES)}), found {kinds}")
-    return {"kind": kinds[0], "settings": entry[kinds[0]] or {}, **extras}
+    return {"kind": kinds[0], "settings": entry[kinds[0]] or {}, "name": kinds[0], **extras}
 
 
 class LoadedRecipe(Config):
@@ -151,10 +166,16 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> LoadedRecipe
         )
     recipe = parse(Recipe, data, where=str(path))
     loaded = LoadedRecipe(recipe=recipe, path=file, root=(file.parent / recipe.root).resolve())
+    names: list[str] = []
     for number, entry in enumerate(recipe.stages):
         if entry.kind not in STAGES:
             raise ConfigError(f"{path}: stages.{number}: unknown stage '{entry.kind}'", hint=suggest(entry.kind, STAGES))
         STAGES.get(entry.kind).parse(entry.settings, where=f"{path}: stages.{number}.{entry.kind}")
+        if entry.name in names:
+            raise ConfigError(f"{path}: stages.{number}: two stages are called '{entry.name}'", hint="give one of them a `name:`")
+        names.append(entry.name)
+    if all(STAGES.get(entry.kind).makes != "policy" for entry in recipe.stages):
+        raise ConfigError(f"{path}: no stage trains the policy", hint="add one: sft, preference, ppo")
     for field, value in (("policy", recipe.policy), ("gate", recipe.gate), *(("suites", suite) for suite in recipe.suites)):
         if not loaded.at(value).is_file():
             raise ConfigError(

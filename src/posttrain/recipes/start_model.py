@@ -60,13 +60,7 @@ def folder_fingerprint(folder: Path) -> str:
 
 def _texts(loaded: LoadedRecipe) -> list[str]:
     """Every message of the training data, for the tiny model's tokenizer."""
-    from posttrain.data import read_records
-    from posttrain.records import Demonstration
+    from posttrain.data import read_records, segments
 
-    return [
-        message.content
-        for entry in loaded.recipe.stages
-        for record in read_records(loaded.at(entry.settings["data"]), Demonstration)
-        if isinstance(record, Demonstration)
-        for message in record.messages
-    ]
+    files = dict.fromkeys(loaded.at(entry.settings["data"]) for entry in loaded.recipe.stages)
+    return [text for file in files for record in read_records(file) for text in segments(record) if text]

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from posttrain.config import Config, Registry, parse
+from posttrain.records import Demonstration, Record
 
 
 class Progress(Protocol):
@@ -46,12 +47,17 @@ class StageResult:
 class Stage:
     """A training method: its settings class, the function that runs it, and what kind of model comes out.
 
-    ``run(config, model_path, run_dir, *, lineage, parents, progress, logger) -> StageResult``
+    ``run(config, model_path, run_dir, *, lineage, parents, progress, logger) -> StageResult``. ``records``: the kinds of row its data may
+    hold. ``files``: settings, besides ``data``, that name data files (or map names to them). ``models``: settings that name a reward
+    model; a recipe may put the name of an earlier stage there.
     """
 
     config: type[Config]
     run: Callable[..., StageResult]
     makes: Literal["policy", "reward_model"] = "policy"
+    records: tuple[type[Record], ...] = (Demonstration,)
+    files: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
 
     def parse(self, settings: Mapping[str, Any], *, where: str) -> Config:
         """Validate a recipe's settings; ConfigError names every problem."""

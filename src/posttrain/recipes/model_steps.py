@@ -1,0 +1,150 @@
+"""The steps of a run that make or measure a model: train a stage, evaluate a suite."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from posttrain.config import file_hash
+from posttrain.config.files import write_json
+from posttrain.evaluation import Suite
+from posttrain.lineage import build_loggers
+from posttrain.recipes.origins import Origins, deciding_versions
+from posttrain.recipes.recipe import LoadedRecipe, StageEntry
+from posttrain.recipes.steps import Outputs, StepResult, Steps
+from posttrain.stages import STAGES
+
+
+@dataclass(frozen=True, slots=True)
+class RunSoFar:
+    """A run while it goes: its steps, what it starts from (also the reference that drift is measured from), its reward models by name."""
+
+    steps: Steps
+    loaded: LoadedRecipe
+    start: StepResult
+    origins: Origins | None
+    reward_models: dict[str, StepResult] = field(default_factory=dict)
+
+
+def evaluate_step(run: RunSoFar, suite: Suite, model: StepResult, name: str) -> StepResult:
+    """Run one suite on the model a step made; scores that need models get the start model and the run's reward models."""
+    settings = run.loaded.recipe.evaluation
+    roles = {role: run.reward_models[role] for role in suite.reward_roles}
+    inputs = {"suite": suite.hash, "model": model.key, "settings": settings.dump(), "versions": deciding_versions()}
+    if suite.needs_models:
+        inputs |= {"reference": run.start.key, "rewards": {role: step.key for role, step in roles.items()}}
+
+    def work(folder: Path) -> Outputs:
+        from posttrain.evaluation import ScoringModels, evaluate
+        from posttrain.generation import LocalGenerator
+
+        assert run.origins is not None
+        path, adapter, steps = Path(model.outputs["path"]), model.outputs.get("adapter"), run.steps
+        rewards = {role: Path(step.outputs["path"]) for role, step in roles.items()}
+        models = ScoringModels(path, Path(adapter) if adapter else None, Path(run.start.outputs["path"]), rewards)
+        generator = LocalGenerator.load(path, adapter, dtype=settings.dtype, batch_size=settings.batch_size)
+        result = evaluate(
+            suite,
+            generator,
+            out_dir=folder / "results",
+            cache_dir=steps.out / "cache",
+            on_progress=lambda p: steps.display.advance(p.num_done, p.num_total, f"{p.num_cached + p.num_reused} from before"),
+            name=name,
+            trained_at=model.outputs.get("trained_at"),
+            models=models if suite.needs_models else None,
+        )
+        content = {"name": f"{suite.config.name} on {name}", "suite": suite.hash, "generator": dict(generator.identity)}
+        files = [result.folder / "results.jsonl", result.folder / "summary.json"]
+        parents = [model.outputs["lineage"], run.origins.suites[suite.path], *(step.outputs["lineage"] for step in roles.values())]
+        return {"results": str(result.folder), "lineage": run.origins.store.put("evaluation", content, parents=parents, files=files)}
+
+    title = f"evaluate {name} on {suite.config.name} ({len(suite.cases)} cases)"
+    result = run.steps.do(f"evaluate-{name}-{suite.config.name}", title, inputs, work)
+    return StepResult(result.name, result.key, result.folder / "results", result.state, result.seconds, result.outputs)
+
+
+def train_step(run: RunSoFar, entry: StageEntry, model: StepResult, data: StepResult) -> StepResult:
+    """One training stage on the clean data, from the model an earlier step made."""
+    loaded, stage = run.loaded, STAGES.get(entry.kind)
+    number = loaded.recipe.stages.index(entry)
+    settings = _with_seed(entry.settings, loaded.recipe.seed)
+    named = {key: run.reward_models[settings[key]] for key in stage.models if settings.get(key) in run.reward_models}
+    files = _files(loaded, entry)
+    comparable = {key: value for key, value in settings.items() if key != "data" and key not in files and key not in named}
+    inputs = {"kind": entry.kind, "settings": comparable, "model": model.key, "data": data.key, "versions": deciding_versions()}
+    if files or named:
+        inputs |= {"files": _hashes(files), "models": {key: step.key for key, step in named.items()}}
+
+    def work(folder: Path) -> Outputs:
+        origins = run.origins
+        assert origins is not None
+        began = folder / "began.json"
+        if not began.exists():
+            write_json(began, {"trained_at": datetime.now(UTC).isoformat()})
+        resolved = settings | files | {key: step.outputs["path"] for key, step in named.items()} | {"data": data.outputs["path"]}
+        if "reference_cache" in stage.config.model_fields and "reference_cache" not in settings:
+            resolved["reference_cache"] = str(run.steps.out / "cache" / "reference")
+        logger = build_loggers(loaded.recipe.loggers, folder / "logs", report=run.steps.display.say)
+        sources = [model, data, *named.values()]
+        try:
+            result = stage.run(
+                stage.parse(resolved, where=f"{loaded.path}: stages.{number}.{entry.kind}"),
+                _as_one_model(model, folder),
+                folder,
+                lineage=origins.store,
+                parents=[*(step.outputs["lineage"] for step in sources), origins.policy, *origins.shared],
+                progress=run.steps.display,
+                logger=logger,
+            )
+        finally:
+            logger.close()
+        write_json(folder / "history.json", list(result.history))
+        return {
+            "path": str(result.model),
+            "adapter": str(result.adapter) if result.adapter else None,
+            "metrics": dict(result.metrics),
+            "lineage": result.id,
+            "trained_at": json.loads(began.read_text(encoding="utf-8"))["trained_at"],
+        }
+
+    return run.steps.do(f"{number + 1}-{entry.name}", f"{entry.name}: train", inputs, work)
+
+
+def _as_one_model(model: StepResult, folder: Path) -> Path:
+    """The folder a stage starts from: an adapter of the stage before is merged into its base first."""
+    if not model.outputs.get("adapter"):
+        return Path(model.outputs["path"])
+    from posttrain.models import merge_adapter
+
+    merged = folder / "start"
+    if not (merged / "config.json").is_file():
+        merge_adapter(model.outputs["path"], model.outputs["adapter"], merged)
+    return merged
+
+
+def _files(loaded: LoadedRecipe, entry: StageEntry) -> dict[str, Any]:
+    """The stage's settings that name files besides ``data``, as absolute paths."""
+    found: dict[str, Any] = {}
+    for key in STAGES.get(entry.kind).files:
+        value = entry.settings.get(key)
+        if isinstance(value, Mapping):
+            found[key] = {name: str(loaded.at(str(path))) for name, path in value.items()}
+        elif isinstance(value, str):
+            found[key] = str(loaded.at(value))
+    return found
+
+
+def _hashes(files: Mapping[str, Any]) -> dict[str, Any]:
+    """What the files hold; a missing one stands for itself and is refused by the stage that reads it."""
+    return {
+        key: _hashes(value) if isinstance(value, Mapping) else file_hash(value) if Path(value).is_file() else value
+        for key, value in files.items()
+    }
+
+
+def _with_seed(settings: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    """Stage settings with the recipe's seed where the stage gives none of its own."""
+    training = {"seed": seed, **(settings.get("training") or {})}
+    return {**settings, "training": training}
