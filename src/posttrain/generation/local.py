@@ -72,8 +72,9 @@ class LocalGenerator:
         if pack and (merge or adapter_path is None) and can_pack(model):
             pack_linears(model)
         contract = ChatContract.load(folder)
-        if adapter_path and (Path(adapter_path) / CONTRACT_FILE).is_file():
-            contract.check_same(load_record(adapter_path), what=f"adapter {adapter_path}")
+        for what, place in (("model", folder), *([("adapter", Path(adapter_path))] if adapter_path else [])):
+            if (place / CONTRACT_FILE).is_file():
+                contract.check_same(load_record(place), what=f"{what} {place}")
         identity = {"model": folder_hash(folder), "adapter": folder_hash(Path(adapter_path)) if adapter_path else None, "merged": merge}
         return cls(model, contract, batch_size=batch_size, identity=identity, cache_gib=cache_gib)
 

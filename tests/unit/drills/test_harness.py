@@ -1,0 +1,92 @@
+"""The harness itself: what counts as caught, and that a drill whose check is gone is not."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from posttrain.cli.drill import app
+from posttrain.drills import DRILLS, Drill, Found, drill_lines, run_drill
+from posttrain.errors import DataError
+
+
+def a_drill(run, expects="too long"):
+    return Drill("a-drill", 0, "a fault", expects, run)
+
+
+def test_a_drill_is_caught_when_the_check_names_the_fault_and_spares_the_healthy_twin(tmp_path):
+    report = run_drill(
+        a_drill(lambda folder, faulty: Found("answers are too long" if faulty else "", {"words": 9 if faulty else 1})), tmp_path
+    )
+    assert (report.caught, report.healthy_passes, report.passed) == (True, True, True)
+    assert (tmp_path / "healthy").is_dir()
+    assert (tmp_path / "faulty").is_dir()
+    assert drill_lines([report]) == [
+        f"caught        0  a-drill: a fault ({report.seconds:.1f} s)",
+        "      answers are too long",
+        "      healthy -> faulty: words 1 -> 9",
+    ]
+
+
+def test_what_a_check_raises_is_what_it_says(tmp_path):
+    def run(folder, faulty):
+        if faulty:
+            raise DataError("row 3 is too long")
+        return Found("")
+
+    assert run_drill(a_drill(run), tmp_path).diagnosis == "row 3 is too long"
+
+
+@pytest.mark.parametrize(
+    ("healthy", "faulty", "caught", "passes"),
+    [("", "", False, True), ("", "no consent", False, True), ("too long", "too long", True, False)],
+)
+def test_silence_another_diagnosis_and_a_false_alarm_fail_the_drill(tmp_path, healthy, faulty, caught, passes):
+    report = run_drill(a_drill(lambda folder, bad: Found(faulty if bad else healthy)), tmp_path)
+    assert (report.caught, report.healthy_passes, report.passed) == (caught, passes, False)
+
+
+def test_a_defect_of_the_drill_is_no_diagnosis(tmp_path):
+    with pytest.raises(ZeroDivisionError):
+        run_drill(a_drill(lambda folder, faulty: 1 / 0), tmp_path)
+
+
+def trusting_spans(self, messages, tools, turns):
+    """Spans by length alone: what deriving a mask without comparing renderings would give."""
+    whole = self._renderer.render(messages, tools=tools)
+    return whole, [(len(self._renderer.render(messages[:turn], tools=tools, add_generation_prompt=True)), len(whole) - 1) for turn in turns]
+
+
+CHECKS = {
+    "contamination": ("posttrain.data.ContaminationReport.check", lambda self, waiver: None),
+    "event-without-consent": ("posttrain.drills.consent.check_events", lambda events: None),
+    "mask-boundary": ("posttrain.chat.supervision.SpanFinder.find", trusting_spans),
+    "no-consent": ("posttrain.stages.sft.check_consent", lambda card: None),
+    "nothing-supervised": ("posttrain.stages.sft._check_rows", lambda *arguments: None),
+    "policy-text-changed": ("posttrain.lineage.store.check_content", lambda *arguments: None),
+    "template-drift": ("posttrain.chat.ChatContract.check_same", lambda self, recorded, what: None),
+}
+"""The check of the product each drill rests on, and what stands in its place when it is taken out."""
+
+
+@pytest.mark.parametrize("name", sorted(CHECKS))
+def test_a_drill_whose_check_is_taken_out_is_not_caught(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(*CHECKS[name])
+    assert not run_drill(DRILLS.get(name), tmp_path).caught
+
+
+def test_every_drill_says_which_check_it_rests_on():
+    assert set(CHECKS) == set(DRILLS)
+
+
+def test_the_command_lists_runs_and_exits_by_the_outcome(monkeypatch):
+    listed = json.loads(CliRunner().invoke(app, ["--list", "--json"]).stdout)["drills"]
+    assert {entry["name"] for entry in listed} == set(DRILLS)
+    ran = CliRunner().invoke(app, ["contamination", "--json"])
+    assert ran.exit_code == 0
+    (report,) = json.loads(ran.stdout)["drills"]
+    assert {"name", "caught", "diagnosis", "healthy_passes"} <= report.keys()
+    monkeypatch.setattr(*CHECKS["contamination"])
+    missed = CliRunner().invoke(app, ["contamination"])
+    assert missed.exit_code == 1
+    assert "NOT CAUGHT" in missed.stdout
