@@ -1,5 +1,14 @@
 """Numbers only: intervals, paired tests, pass@k, calibration."""
 
+from posttrain.metrics.calibration import (
+    ReliabilityBin,
+    Temperature,
+    calibration_error_by_chance,
+    expected_calibration_error,
+    fit_temperature,
+    reliability_bins,
+)
+from posttrain.metrics.correlation import rank_correlation
 from posttrain.metrics.intervals import (
     Interval,
     critical_value,
@@ -10,14 +19,18 @@ from posttrain.metrics.intervals import (
     wilson,
 )
 from posttrain.metrics.paired import newcombe_difference, non_inferiority, paired_difference
-from posttrain.metrics.ratios import PrecisionRecall, expected_calibration_error, pass_at_k, precision_recall
+from posttrain.metrics.ratios import PrecisionRecall, pass_at_k, precision_recall
 
 __all__ = [
     "Interval",
     "PrecisionRecall",
+    "ReliabilityBin",
+    "Temperature",
+    "calibration_error_by_chance",
     "critical_value",
     "design_effect",
     "expected_calibration_error",
+    "fit_temperature",
     "mean_interval",
     "newcombe_difference",
     "non_inferiority",
@@ -26,5 +39,7 @@ __all__ = [
     "percentile_interval",
     "precision_recall",
     "proportion_interval",
+    "rank_correlation",
+    "reliability_bins",
     "wilson",
 ]

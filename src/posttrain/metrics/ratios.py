@@ -1,11 +1,8 @@
-"""Figures formed from counts and confidences: pass@k, precision and recall, expected calibration error."""
+"""Figures formed from counts: pass@k, precision and recall."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-import numpy as np
-from numpy.typing import ArrayLike
 
 from posttrain.errors import ConfigError
 from posttrain.metrics.intervals import Interval, proportion_interval
@@ -42,16 +39,3 @@ def precision_recall(predicted: Sequence[bool], actual: Sequence[bool], *, confi
         precision=proportion_interval(of_predicted, confidence=confidence) if of_predicted else None,
         recall=proportion_interval(of_actual, confidence=confidence) if of_actual else None,
     )
-
-
-def expected_calibration_error(confidences: ArrayLike, correct: ArrayLike, *, num_bins: int = 10) -> float:
-    """Mean |accuracy - confidence| over equal-width bins, weighted by bin size (Guo et al. 2017, arXiv:1706.04599, eq. 3).
-
-    confidences in [0, 1] and correct 0/1, both [sample].
-    """
-    stated, right = np.asarray(confidences, dtype=np.float64), np.asarray(correct, dtype=np.float64)
-    if stated.shape != right.shape or stated.ndim != 1 or not len(stated) or not ((stated >= 0) & (stated <= 1)).all():
-        raise ConfigError("calibration needs as many confidences in [0, 1] as outcomes, and at least one")
-    bins = np.minimum((stated * num_bins).astype(np.int64), num_bins - 1)
-    gaps = np.bincount(bins, weights=right - stated, minlength=num_bins)
-    return float(np.abs(gaps).sum() / len(stated))

@@ -1,7 +1,7 @@
 import pytest
 
 from posttrain.errors import ConfigError
-from posttrain.metrics import expected_calibration_error, pass_at_k, precision_recall, wilson
+from posttrain.metrics import pass_at_k, precision_recall, wilson
 
 
 def test_pass_at_k_of_five_samples_two_right():
@@ -33,8 +33,3 @@ def test_precision_without_a_prediction_is_undefined_not_zero():
     result = precision_recall([False, False], [True, False])
     assert result.precision is None
     assert result.recall.value == 0
-
-
-def test_calibration_error_is_the_weighted_gap():
-    # Bin .9: stated .95, right half of the time, weight 2/4; bin .1: stated .15 and never right, weight 2/4.
-    assert expected_calibration_error([0.95, 0.95, 0.15, 0.15], [1, 0, 0, 0]) == pytest.approx(0.5 * 0.45 + 0.5 * 0.15)
