@@ -1,13 +1,15 @@
-"""What every training stage does around its training: the contract it checks, the room the model has, the nodes it was made from."""
+"""What every training stage does around its training: defaults, the contract it checks, the room the model has, what it was made from."""
 
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from posttrain.chat import CONTRACT_FILE, ChatContract
 from posttrain.config import Config
 from posttrain.data import DataCard
 from posttrain.lineage import LineageStore, code_record, environment_record
+from posttrain.models import ModelOptions
 from posttrain.training import TrainingItem, TrainingSettings
 
 
@@ -49,3 +51,17 @@ def stage_settings(lineage: LineageStore, stage: str, config: Config, contract: 
         lineage.put("config", {"name": stage, "settings": config.dump()}),
         lineage.put("seed", {"name": stage, "training": seed}),
     ]
+
+
+def with_learning_rate(values: Any, *, adapter: float, full: float) -> Any:
+    """Raw settings with the method's own learning rate where none is given: one for adapters, one for all weights."""
+    if not isinstance(values, dict) or not isinstance(values.get("training", {}), dict):
+        return values
+    rate = adapter if values.get("lora") is not None or values.get("adapter") else full
+    return values | {"training": {"learning_rate": rate, **values.get("training", {})}}
+
+
+def check_dropout(options: ModelOptions, training: TrainingSettings) -> None:
+    """ValueError (for a validator) where dropout meets shared prefixes."""
+    if options.lora is not None and options.lora.dropout > 0 and training.share_prefixes:
+        raise ValueError("'lora.dropout' above 0 needs 'training.share_prefixes: false': every sequence draws its own mask")

@@ -15,7 +15,15 @@ from posttrain.models import Forest, ModelOptions, ModelSettings, Policy, find_m
 from posttrain.objectives import LossOutput, sft_loss
 from posttrain.records import Demonstration, TokenSequence
 from posttrain.stages.base import STAGES, Progress, Quiet, Stage, StageResult
-from posttrain.stages.setup import check_contracts, context_length, origins, planned_tokens, stage_settings
+from posttrain.stages.setup import (
+    check_contracts,
+    check_dropout,
+    context_length,
+    origins,
+    planned_tokens,
+    stage_settings,
+    with_learning_rate,
+)
 from posttrain.training import Microbatch, StepReport, TrainingSettings, TrainResult, open_world, train
 from posttrain.training.items import as_items
 
@@ -44,15 +52,11 @@ class SftConfig(ModelOptions):
     @model_validator(mode="before")
     @classmethod
     def _default_learning_rate(cls, values: Any) -> Any:
-        if not isinstance(values, dict) or not isinstance(values.get("training", {}), dict):
-            return values
-        rate = LORA_LEARNING_RATE if values.get("lora") is not None or values.get("adapter") else FULL_LEARNING_RATE
-        return values | {"training": {"learning_rate": rate, **values.get("training", {})}}
+        return with_learning_rate(values, adapter=LORA_LEARNING_RATE, full=FULL_LEARNING_RATE)
 
     @model_validator(mode="after")
     def _dropout_needs_own_tokens(self) -> "SftConfig":
-        if self.lora is not None and self.lora.dropout > 0 and self.training.share_prefixes:
-            raise ValueError("'lora.dropout' above 0 needs 'training.share_prefixes: false': every sequence draws its own mask")
+        check_dropout(self, self.training)
         return self
 
 

@@ -1,0 +1,246 @@
+"""Preference alignment, from a file of pairs or labels to a model folder or adapter: DPO and its family, KTO. Reads top to bottom."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
+
+from posttrain.chat import CONTRACT_FILE, ChatContract
+from posttrain.config import Config, parse
+from posttrain.config.files import write_json
+from posttrain.data import check_consent, load_card
+from posttrain.errors import ConfigError, DataError
+from posttrain.lineage import LineageStore, RunLogger
+from posttrain.models import ModelOptions, ModelSettings, Policy, find_model
+from posttrain.objectives import objective_inputs, objective_settings, objectives
+from posttrain.records import PreferencePair, TokenSequence, UnpairedLabel
+from posttrain.stages.base import STAGES, Progress, Quiet, Stage, StageResult
+from posttrain.stages.pairs import PreferenceData, PreferenceRules, load_labels, load_pairs, mismatched, split_pairs
+from posttrain.stages.preference_loss import MismatchedDrift, PreferenceLoss, add_reference
+from posttrain.stages.setup import (
+    check_contracts,
+    check_dropout,
+    context_length,
+    origins,
+    planned_tokens,
+    stage_settings,
+    with_learning_rate,
+)
+from posttrain.training import (
+    StepLoss,
+    StepReport,
+    TrainingItem,
+    TrainingSettings,
+    TrainResult,
+    World,
+    open_world,
+    reference_logprobs,
+    train,
+)
+
+FULL_LEARNING_RATE = 1e-6
+LORA_LEARNING_RATE = 1e-5
+IMITATING = frozenset({"orpo"})
+"""Objectives with a likelihood term on the chosen answer: sources that must not be imitated are left out of their data."""
+
+
+def _objective(value: Any) -> Any:
+    """``{name: dpo, beta: 0.1}`` (or the bare name) as the settings class made from the objective's signature."""
+    if isinstance(value, Config):
+        return value
+    settings = {"name": value} if isinstance(value, str) else value
+    usable = [name for name in objectives if objective_inputs(name) & {"policy_chosen_logps", "policy_logps"}]
+    if not isinstance(settings, dict) or "name" not in settings:
+        raise ValueError(f"needs a name, one of: {', '.join(usable)}")
+    try:
+        checked = parse(objective_settings(settings["name"]), settings, where=f"objective '{settings['name']}'")
+    except ConfigError as error:
+        raise ValueError(f"{error.message} ({error.hint})" if error.hint else error.message) from None
+    if settings["name"] not in usable:
+        raise ValueError(f"'{settings['name']}' learns from neither pairs nor labelled answers; use one of: {', '.join(usable)}")
+    return checked
+
+
+class PreferenceConfig(ModelOptions):
+    """What a recipe says under ``preference:``; the model's options (``lora``, ``dtype``, ...) stand at the same level."""
+
+    data: str
+    """A file of pairs, or of single labelled answers for an objective that takes those, in any shape `posttrain check` reads."""
+    objective: Annotated[SerializeAsAny[Config], BeforeValidator(_objective)] = Field(default_factory=lambda: _objective("dpo"))
+    """The loss by name with its hyperparameters: ``{name: dpo, beta: 0.1}``."""
+    unpair: bool = False
+    """Split pairs into a good and a bad answer each, for an objective on single labels (kto)."""
+    max_tokens: int | None = Field(default=None, ge=2)
+    """Longest sequence in tokens; left out: as many as the model's positions."""
+    on_bad_row: Literal["stop", "skip"] = "stop"
+    """A row that cannot be read or encoded: stop and name it, or set it aside and say how many were."""
+    on_too_long: Literal["stop", "drop"] = "stop"
+    """A pair with a side over ``max_tokens``: stop and name it, or leave the whole pair out and say how many were. No side is ever cut."""
+    reference_cache: str | None = None
+    """Folder of reference log-probabilities, shared by runs on the same model and data (a sweep); left out: in the run's own folder."""
+    training: TrainingSettings
+    """The engine's settings. ``learning_rate`` when left out: 1e-6 for all weights (5e-7 to 1e-6 is usual: a good model is nudged), 1e-5 with
+    an adapter, which needs about ten times as much."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_learning_rate(cls, values: Any) -> Any:
+        return with_learning_rate(values, adapter=LORA_LEARNING_RATE, full=FULL_LEARNING_RATE)
+
+    @model_validator(mode="after")
+    def _check(self) -> "PreferenceConfig":
+        check_dropout(self, self.training)
+        if self.unpair and self.takes_pairs:
+            raise ValueError(
+                f"'unpair' splits pairs into single labels, and objective '{self.objective_name}' compares pairs: leave it out"
+            )
+        return self
+
+    @property
+    def objective_name(self) -> str:
+        """Name of the objective."""
+        return str(dict(self.objective)["name"])
+
+    @property
+    def takes_pairs(self) -> bool:
+        """Whether the objective compares two answers (else it weighs single labelled ones)."""
+        return "policy_chosen_logps" in objective_inputs(self.objective_name)
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether the objective asks for reference log-probabilities."""
+        return any(name.startswith("ref_") for name in objective_inputs(self.objective_name))
+
+
+def run_preference(
+    config: PreferenceConfig,
+    model_path: str | Path,
+    run_dir: str | Path,
+    *,
+    lineage: LineageStore | None = None,
+    parents: Sequence[str] = (),
+    progress: Progress | None = None,
+    logger: RunLogger | None = None,
+) -> StageResult:
+    """Align ``model_path`` with ``config.data`` and write ``run_dir/model`` (full) or ``run_dir/adapter`` (PEFT files).
+
+    The start model is the reference. Killed and called again it goes on where it was, in the reference pass or from its last checkpoint.
+    Raises DataError for rows that cannot train fairly, CheckFailed for data without consent, ConfigError for a reference cache of another
+    model or data, ContractError and TrainingError as :func:`posttrain.training.train` does.
+    """
+    out, folder = Path(run_dir), find_model(model_path)
+    target = out / ("adapter" if config.lora is not None or config.adapter is not None else "model")
+    with open_world() as world:
+        show = progress if progress and world.is_main else Quiet()
+        card = load_card(config.data)
+        check_consent(card)
+        contract = ChatContract.load(folder)
+        check_contracts(contract, [folder, *([Path(config.adapter)] if config.adapter else []), out])
+        data = load_preferences(config, contract, limit=config.max_tokens or context_length(folder))
+        show.say(_describe(data.counts))
+        policy = Policy.load(
+            ModelSettings(path=str(folder), **{name: getattr(config, name) for name in ModelOptions.model_fields}),
+            seed=config.training.seed,
+            device=world.device,
+            num_tokens=planned_tokens(data.items, config.training),
+        )
+        if world.is_main:
+            write_json(out / CONTRACT_FILE, contract.record())
+        if logger and world.is_main:
+            logger.log_params(config.dump())
+        items, loss = _prepare(config, policy, data, out, contract=contract, world=world, show=show)
+
+        def on_step(report: StepReport) -> None:
+            show.advance(report.step, report.num_steps, f"loss {report.loss:.3f}  {report.tokens_per_second:.0f} tokens/s")
+            if logger:
+                logger.log_metrics(report.numbers(), report.step)
+
+        trained = train(policy, items, loss, config.training, run_dir=out, contract_record=contract.record(), on_step=on_step)
+        metrics, id_ = data.counts | _summary(trained, policy), ""
+        if world.is_main:
+            policy.save(target, contract)
+            result = {"model": str(folder), "settings": config.dump(), "metrics": metrics, "history": trained.history}
+            write_json(out / "result.json", result)
+            if lineage:
+                sources = [
+                    *(parents or origins(lineage, folder, {config.data: card})),
+                    *stage_settings(lineage, "preference", config, contract, seed=config.training.seed),
+                ]
+                content = {"name": target.name, "stage": "preference", "objective": config.objective.dump(), "metrics": metrics}
+                id_ = lineage.put(target.name, content, parents=sources, files=[target])
+        world.wait()
+    is_adapter = target.name == "adapter"
+    return StageResult(folder if is_adapter else target, target if is_adapter else None, metrics, trained.history, id_)
+
+
+def load_preferences(config: PreferenceConfig, contract: ChatContract, *, limit: int | None) -> PreferenceData:
+    """Read and encode ``config.data`` for the objective: pairs, labels, or labels out of pairs (``unpair``)."""
+    rules = PreferenceRules(limit, config.on_bad_row, config.on_too_long, imitates=config.objective_name in IMITATING)
+    if config.takes_pairs:
+        return load_pairs(config.data, contract, rules)
+    return split_pairs(load_pairs(config.data, contract, rules)) if config.unpair else load_labels(config.data, contract, rules)
+
+
+def _prepare(
+    config: PreferenceConfig, policy: Policy, data: PreferenceData, out: Path, *, contract: ChatContract, world: World, show: Progress
+) -> tuple[list[TrainingItem], StepLoss]:
+    """Items with what the objective needs of the reference, and the loss; what the cache holds is not computed again."""
+    cache, settings = Path(config.reference_cache or out / "reference"), {"objective": config.objective.dump()}
+    if not config.needs_reference:
+        return data.items, StepLoss(PreferenceLoss(config.objective), settings=settings)
+
+    def reference(sequences: Sequence[TokenSequence], name: str) -> torch.Tensor:
+        def on_progress(done: int, total: int) -> None:
+            show.advance(done, total, "tokens of the reference pass")
+
+        limit = config.training.max_tokens_per_microbatch
+        found = reference_logprobs(
+            policy, sequences, cache / name, contract=contract.hash, max_tokens=limit, world=world, on_progress=on_progress
+        )
+        return found.sums()
+
+    items = add_reference(data.items, reference(data.sequences, "answers"))
+    if "kl" not in objective_inputs(config.objective_name):
+        return items, StepLoss(PreferenceLoss(config.objective), settings=settings)
+    foreign = mismatched(data.sequences, seed=config.training.seed, limit=config.max_tokens or context_length(Path(policy.settings.path)))
+    held = [row for row in foreign if row is not None]
+    if not held:
+        raise DataError(
+            f"{config.data}: every answer is to the same prompt, so the drift under other prompts, which '{config.objective_name}' weighs "
+            "answers against, cannot be estimated",
+            hint="give answers to at least two prompts",
+        )
+    drift = MismatchedDrift(foreign, reference(held, "mismatched"), max_tokens=config.training.max_tokens_per_microbatch)
+    return items, StepLoss(PreferenceLoss(config.objective, drift=drift), drift.before_step, settings)
+
+
+def _describe(counts: Mapping[str, float]) -> str:
+    reasons = {
+        "rows_skipped": "unreadable",
+        "rows_not_encodable": "that cannot be encoded or have no difference",
+        "rows_too_long": "too long",
+        "rows_not_to_imitate": "from sources not to be imitated",
+        "pairs_undecided": "undecided",
+    }
+    left_out = [f"{int(counts[name])} {reason}" for name, reason in reasons.items() if counts.get(name)]
+    text = f"{int(counts['rows'])} rows, {int(counts['tokens'])} tokens, {int(counts['supervised_tokens'])} of them in answers"
+    return text + (f"; left out: {', '.join(left_out)}" if left_out else "")
+
+
+def _summary(trained: TrainResult, policy: Policy) -> dict[str, float]:
+    """Numbers of the run that come out the same however often it was interrupted; the objective's metrics are those of the last step."""
+    return {
+        "steps": float(trained.num_steps),
+        "epochs": float(trained.history[-1]["epoch"]),
+        "first_loss": float(trained.history[0]["loss"]),
+        "final_loss": trained.final_loss,
+        "logical_tokens": float(sum(entry["logical_tokens"] for entry in trained.history)),
+        "packed_tokens": float(sum(entry["packed_tokens"] for entry in trained.history)),
+        "trainable_parameters": float(sum(parameter.numel() for parameter in policy.trainable().values())),
+        **trained.history[-1]["metrics"],
+    }
+
+
+STAGES.register("preference")(Stage(PreferenceConfig, run_preference, records=(PreferencePair, UnpairedLabel)))
