@@ -1,5 +1,7 @@
 """Numbers only: intervals, paired tests, pass@k, calibration."""
 
+from posttrain.metrics.agreement import cohen_kappa, fleiss_kappa, krippendorff_alpha, percent_agreement
+from posttrain.metrics.bradley_terry import BradleyTerry, bradley_terry
 from posttrain.metrics.calibration import (
     ReliabilityBin,
     Temperature,
@@ -9,6 +11,7 @@ from posttrain.metrics.calibration import (
     reliability_bins,
 )
 from posttrain.metrics.correlation import rank_correlation
+from posttrain.metrics.dawid_skene import DawidSkene, dawid_skene
 from posttrain.metrics.intervals import (
     Interval,
     critical_value,
@@ -22,20 +25,28 @@ from posttrain.metrics.paired import newcombe_difference, non_inferiority, paire
 from posttrain.metrics.ratios import PrecisionRecall, pass_at_k, precision_recall
 
 __all__ = [
+    "BradleyTerry",
+    "DawidSkene",
     "Interval",
     "PrecisionRecall",
     "ReliabilityBin",
     "Temperature",
+    "bradley_terry",
     "calibration_error_by_chance",
+    "cohen_kappa",
     "critical_value",
+    "dawid_skene",
     "design_effect",
     "expected_calibration_error",
     "fit_temperature",
+    "fleiss_kappa",
+    "krippendorff_alpha",
     "mean_interval",
     "newcombe_difference",
     "non_inferiority",
     "paired_difference",
     "pass_at_k",
+    "percent_agreement",
     "percentile_interval",
     "precision_recall",
     "proportion_interval",
