@@ -18,26 +18,37 @@ from posttrain.stages import STAGES
 
 if TYPE_CHECKING:
     from posttrain.chat import ChatContract, MaskKind
+    from posttrain.feedback import Method
 
 
 def pairs_of_judgements(labels: LabelSettings, source: Path, folder: Path, display: Display) -> Outputs:
     """Check the judgements of a file of comparisons and make pairs with soft labels of them; the report goes to ``folder/labels.json``.
 
-    Raises DataError for labels of two rubric versions, CheckFailed for data without consent.
+    Each source is a labelling project of its own, with its annotators and its rubric; one that nobody judged twice keeps its labels, as
+    there is nothing to weigh. Raises DataError for labels of two rubric versions in one source, CheckFailed for data without consent.
     """
     from posttrain.data import check_consent, load_card, read_records, write_jsonl
-    from posttrain.feedback import label_quality, to_pairs
+    from posttrain.feedback import build_pairs, label_quality
     from posttrain.records import Comparison
 
     check_consent(load_card(source))
     comparisons = [record for record in read_records(source, Comparison) if isinstance(record, Comparison)]
-    report = label_quality(comparisons)
-    write_json(folder / "labels.json", report.to_dict())
-    pairs = to_pairs(comparisons, method=labels.method, min_confidence=labels.min_confidence)
+    sources: dict[str, list[Comparison]] = {}
+    for one in comparisons:
+        sources.setdefault(one.source, []).append(one)
+    reports, found = {}, {}
+    for name, rows in sources.items():
+        judged_twice = any(len({judgement.annotator for judgement in row.judgements}) > 1 for row in rows)
+        method: Method = labels.method if judged_twice else "majority"
+        found[name] = build_pairs(rows, method=method, min_confidence=labels.min_confidence)
+        reports[name] = label_quality(rows).to_dict()
+        display.say(f"{source.name}, {name}: {found[name].to_dict()}")
+    write_json(folder / "labels.json", {name: {"pairs": found[name].to_dict(), "quality": reports[name]} for name in found})
+    pairs = [pair for made in found.values() for pair in made.pairs]
     clean = folder / "pairs.jsonl"
     write_jsonl(pairs, clean)
     shutil.copyfile(source.with_name(source.name + ".card.yaml"), clean.with_name(clean.name + ".card.yaml"))
-    soft = sum(0.0 < pair.probability < 1.0 for pair in pairs)
+    soft = sum(made.soft for made in found.values())
     display.say(f"{source.name}: {len(comparisons)} comparisons, {len(pairs)} pairs, {soft} of them with a soft label")
     return {"path": str(clean), "comparisons": len(comparisons), "pairs": len(pairs), "soft": soft}
 

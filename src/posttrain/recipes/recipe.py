@@ -70,7 +70,7 @@ class LabelSettings(Config):
 
     method: Literal["dawid_skene", "majority", "mean"] = "dawid_skene"
     """``dawid_skene`` weighs annotators by how reliable they are, ``mean`` takes the share of votes, ``majority`` a hard label."""
-    min_confidence: float = Field(default=0.0, ge=0, lt=1)
+    min_confidence: float = Field(default=0.5, ge=0.5, lt=1)
     """Leave out pairs whose better answer is less certain than this: max(p, 1 - p)."""
 
 

@@ -1,10 +1,11 @@
-"""Scorers of wording and form: contains, not_contains, regex, length, evidence."""
+"""Scorers of wording and form: contains, not_contains, regex, length, declines, evidence."""
 
 import re
 from typing import Any, Literal
 
 from pydantic import Field
 
+from posttrain.data import looks_like_refusal
 from posttrain.errors import ConfigError
 from posttrain.evaluation.cases import Case
 from posttrain.evaluation.scores import (
@@ -118,6 +119,11 @@ def build_length(options: LengthOptions, name: str, context: ScorerContext) -> S
     return score
 
 
+def build_declines(options: ScorerOptions, name: str, context: ScorerContext) -> Scorer:
+    """1 when the opening of the answer reads like a refusal, whether or not one was called for: for watching their share."""
+    return lambda case, generation: [passed(name, looks_like_refusal(generation.text))]
+
+
 class EvidenceOptions(ScorerOptions):
     """Overlap of the evidence an answer cites with the evidence it should cite."""
 
@@ -156,4 +162,5 @@ scorers.register("contains")(ScorerKind(ContainsOptions, build_contains, one_out
 scorers.register("not_contains")(ScorerKind(ContainsOptions, build_not_contains, one_output, no_files))
 scorers.register("regex")(ScorerKind(RegexOptions, build_regex, one_output, no_files))
 scorers.register("length")(ScorerKind(LengthOptions, build_length, one_output, no_files))
+scorers.register("declines")(ScorerKind(ScorerOptions, build_declines, one_output, no_files))
 scorers.register("evidence")(ScorerKind(EvidenceOptions, build_evidence, one_output, no_files))
