@@ -1,5 +1,6 @@
 """Readers, data cards, curation: duplicates, mixture, contamination."""
 
+from posttrain.data import preference_sets as preference_sets  # registers its row shapes
 from posttrain.data.cards import DataCard, card_path, check_consent, check_events, load_card
 from posttrain.data.comparisons import load_comparisons
 from posttrain.data.leakage import ContaminationReport, Hit, contamination

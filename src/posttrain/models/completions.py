@@ -19,7 +19,7 @@ def completion_logprobs(policy: Policy, sequences: Sequence[TokenSequence], *, m
     most ``max_tokens`` tokens before sharing, or one longer sequence.
     """
     found: list[Tensor] = [torch.empty(0)] * len(sequences)
-    for positions in _packs(sequences, max_tokens):
+    for positions in packs(sequences, max_tokens):
         forest = build_forest([sequences[position] for position in positions]).to(policy.device)
         logprobs = policy.logprobs(forest).cpu()
         counts = torch.bincount(forest.sequence_ids.cpu(), minlength=len(positions)).tolist()
@@ -28,7 +28,8 @@ def completion_logprobs(policy: Policy, sequences: Sequence[TokenSequence], *, m
     return found
 
 
-def _packs(sequences: Sequence[TokenSequence], max_tokens: int) -> Iterator[list[int]]:
+def packs(sequences: Sequence[TokenSequence], max_tokens: int) -> Iterator[list[int]]:
+    """Positions in lexicographic order of their ids, in packs of at most ``max_tokens`` tokens before sharing, or one longer sequence."""
     order = sorted(range(len(sequences)), key=lambda position: sequences[position].input_ids.astype(">i4").tobytes())
     pack: list[int] = []
     used = 0

@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import torch
 from jaxtyping import Float
@@ -32,6 +32,19 @@ SCORE = "score.weight"
 
 class ScalarModel(ForestModel):
     """One float32 number a sequence (a reward) or a supervised token (a value)."""
+
+    @classmethod
+    def load_frozen(
+        cls, path: str | Path, *, dtype: Literal["auto", "float32", "bfloat16"] = "auto", device: torch.device | str = "cpu"
+    ) -> Self:
+        """A saved reward or value model that only scores: no masters, nothing trains. A causal language model is refused."""
+        settings, folder = ModelSettings(path=str(path), dtype=dtype, compile=False), find_model(path)
+        if not _is_classifier(_read_config(folder)):
+            raise ModelError(f"{folder} is no reward model: it has no score head", hint="train one with `posttrain reward train`")
+        model, compute_dtype = choose_precision(_open_classifier(folder, choose_dtype(dtype, device), seed=0), settings, device)
+        scalar = cls(model.requires_grad_(False), settings, compute_dtype=compute_dtype, device=device)
+        scalar.model.eval()
+        return scalar
 
     @classmethod
     def load(cls, settings: ModelSettings, *, seed: int, device: torch.device | str = "cpu", num_tokens: int = 0) -> Self:
@@ -156,13 +169,23 @@ def _set_padding(folder: Path, pad_token_id: int) -> None:
         write_json(file, {**settings, "pad_token": tokenizer.convert_ids_to_tokens(pad_token_id)})
 
 
+def _read_config(path: Path) -> Any:
+    from transformers import AutoConfig
+
+    return AutoConfig.from_pretrained(path, local_files_only=True)
+
+
+def _is_classifier(config: Any) -> bool:
+    return any(str(name).endswith("ForSequenceClassification") for name in config.architectures or ())
+
+
 def _open_classifier(path: Path, dtype: torch.dtype, seed: int) -> Any:
     """The stock classifier of a folder: its own score row in float32, or a fresh one."""
-    from transformers import AutoConfig, AutoModelForSequenceClassification
+    from transformers import AutoModelForSequenceClassification
 
-    config = AutoConfig.from_pretrained(path, local_files_only=True)
+    config = _read_config(path)
     check_classifier(config)
-    is_classifier = any(str(name).endswith("ForSequenceClassification") for name in config.architectures or ())
+    is_classifier = _is_classifier(config)
     if is_classifier and config.num_labels != 1:
         raise ModelError(
             f"{path} is a classifier of {config.num_labels} labels, a reward model has one",

@@ -1,0 +1,20 @@
+"""Reward models: scoring, calibration, evaluation by slice, probes, ensembles."""
+
+from posttrain.rewards.ensemble import Disagreement, RewardEnsemble
+from posttrain.rewards.evaluation import RewardEvaluation, evaluate_pairs, fit_calibration
+from posttrain.rewards.model import Calibration, RewardModel
+from posttrain.rewards.probes import ProbeResult, run_probes
+from posttrain.rewards.report import write_reward_report
+
+__all__ = [
+    "Calibration",
+    "Disagreement",
+    "ProbeResult",
+    "RewardEnsemble",
+    "RewardEvaluation",
+    "RewardModel",
+    "evaluate_pairs",
+    "fit_calibration",
+    "run_probes",
+    "write_reward_report",
+]

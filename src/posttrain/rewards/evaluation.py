@@ -1,0 +1,235 @@
+"""A reward model on labelled pairs: accuracy by slice, calibration before and after the temperature, warnings."""
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from posttrain.data.preference_sets import prompt_key
+from posttrain.errors import CheckFailed, DataError
+from posttrain.metrics import (
+    Interval,
+    ReliabilityBin,
+    calibration_error_by_chance,
+    expected_calibration_error,
+    fit_temperature,
+    proportion_interval,
+    reliability_bins,
+)
+from posttrain.records import PreferencePair
+from posttrain.rewards.model import Calibration, RewardModel
+from posttrain.rewards.probes import ProbeResult, length_correlation, run_probes
+
+NUM_BINS = 10
+ALL = "all"
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class SliceResult:
+    """Pairs of one slice: ``accuracy`` counts a pair as right when the better side's reward is strictly higher (RewardBench, Lambert et
+    al. 2024, arXiv:2403.13787, section 4.1), with Wilson's interval, pairs of one prompt as a group.
+
+    ``ties``: pairs with equal rewards (not right). ``undecided``: labels of exactly one half, which have no better side and are left out.
+    ``longer``: how often the longer text gets the higher reward; ``label_longer``: how often it is labelled better.
+    """
+
+    pairs: int
+    right: int
+    ties: int
+    undecided: int
+    accuracy: Interval
+    margin: float
+    longer: float | None
+    label_longer: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class CalibrationResult:
+    """On the test pairs: error and bins with T = 1 and with the fitted T, beside the error a perfect predictor shows by chance."""
+
+    temperature: float
+    low: float | None
+    high: float | None
+    fitted_on: int
+    ece_before: float
+    ece_after: float
+    ece_by_chance: float
+    ece_by_chance_95: float
+    bins_before: tuple[ReliabilityBin, ...]
+    bins_after: tuple[ReliabilityBin, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RewardEvaluation:
+    """What ``evaluation.json`` holds. ``slices`` begin with ``all``."""
+
+    model: Mapping[str, Any]
+    slices: Mapping[str, SliceResult]
+    calibration: CalibrationResult | None
+    probes: Sequence[ProbeResult] = ()
+    length_correlation: Interval | None = None
+    warnings: Sequence[str] = ()
+    seeds: Mapping[str, Any] = field(default_factory=dict)
+
+    def dump(self) -> dict[str, Any]:
+        """Plain JSON types; what is infinite is null."""
+        found: dict[str, Any] = _finite(asdict(self))
+        return found
+
+
+def fit_calibration(model: RewardModel, pairs: Sequence[PreferencePair]) -> Calibration:
+    """Fit the temperature on pairs that were neither trained nor tested on.
+
+    Raises CheckFailed with figures when the rewards are constant or do not order the pairs: there is nothing to calibrate.
+    """
+    chosen, rejected, probabilities = _rewards(model, pairs)
+    every = np.concatenate((chosen, rejected))
+    deviation = float(every.std(ddof=1))
+    if not (chosen != rejected).any():
+        raise CheckFailed(
+            f"{model.folder}: both sides of all {len(pairs)} calibration pairs get the same reward "
+            f"(mean {every.mean():.6g}, standard deviation {deviation:.3g})",
+            hint="the model learned nothing from its pairs: check the labels and the learning rate",
+        )
+    found = fit_temperature(chosen - rejected, probabilities)
+    if not math.isfinite(found.value):
+        right = float((chosen > rejected).mean())
+        raise CheckFailed(
+            f"{model.folder}: the rewards do not order the {len(pairs)} calibration pairs (accuracy {right:.3f}, mean difference "
+            f"{float((chosen - rejected).mean()):.3g}), so no temperature can be fitted",
+            hint="train longer or on more pairs; `posttrain reward eval` shows which slices are learned",
+        )
+    return Calibration(
+        temperature=found.value,
+        low=found.low if math.isfinite(found.low) else None,
+        high=found.high if math.isfinite(found.high) else None,
+        mean=float(every.mean()),
+        deviation=deviation,
+        pairs=len(pairs),
+        source=hashlib.sha256("".join(sorted(map(prompt_key, pairs))).encode()).hexdigest(),
+        loss_before=found.loss_before,
+        loss_after=found.loss_after,
+    )
+
+
+def evaluate_pairs(model: RewardModel, slices: Mapping[str, Sequence[PreferencePair]], *, probes: bool = True) -> RewardEvaluation:
+    """Accuracy of every slice and of all pairs together, calibration over all pairs, and the probes on their answers.
+
+    Raises DataError for no pairs. A model with constant rewards is evaluated like any other, with a warning that gives the figures.
+    """
+    pairs = [pair for members in slices.values() for pair in members]
+    if not pairs:
+        raise DataError("a reward model cannot be evaluated on no pairs", hint="give a file of preference pairs")
+    chosen, rejected, probabilities = _rewards(model, pairs)
+    lengths = np.array([len(_text(pair.chosen)) - len(_text(pair.rejected)) for pair in pairs], dtype=np.float64)
+    groups = [prompt_key(pair) for pair in pairs]
+    results = {ALL: _slice(chosen - rejected, probabilities, lengths, groups)}
+    begin = 0
+    for name, members in slices.items():
+        inside = slice(begin, begin + len(members))
+        begin += len(members)
+        if members and len(slices) > 1:
+            results[name] = _slice((chosen - rejected)[inside], probabilities[inside], lengths[inside], groups[inside])
+    warnings = _warnings(model, np.concatenate((chosen, rejected)), results)
+    varied = float(np.ptp(np.concatenate((chosen, rejected)))) > 0
+    return RewardEvaluation(
+        model=dict(model.identity),
+        slices=results,
+        calibration=_calibration(model, chosen - rejected, probabilities),
+        probes=run_probes(model, pairs) if probes and varied and len(set(groups)) >= 4 else (),
+        length_correlation=length_correlation(model, pairs) if varied and len(pairs) >= 4 and np.ptp(lengths) > 0 else None,
+        warnings=warnings,
+    )
+
+
+def _rewards(model: RewardModel, pairs: Sequence[PreferencePair]) -> tuple[Floats, Floats, Floats]:
+    """Rewards of the chosen and of the rejected side, and P(chosen is better), all [pair]."""
+    sequences = [
+        model.encode(pair.prompt, side, tools=pair.tools, index=number)
+        for number, pair in enumerate(pairs)
+        for side in (pair.chosen, pair.rejected)
+    ]
+    rewards = np.array(model.score_sequences(sequences)).reshape(-1, 2)
+    return rewards[:, 0], rewards[:, 1], np.array([pair.probability for pair in pairs])
+
+
+def _slice(differences: Floats, probabilities: Floats, lengths: Floats, groups: Sequence[str]) -> SliceResult:
+    decided = probabilities != 0.5
+    signs = np.where(probabilities > 0.5, 1.0, -1.0)[decided]
+    better, longer = (differences[decided] * signs), lengths[decided] * signs
+    if not len(better):
+        raise DataError(f"all {len(probabilities)} labels are one half: no pair has a better side", hint="give pairs somebody decided")
+    right, uneven = better > 0, longer != 0
+    prefers_longer = np.sign(better) == np.sign(longer)
+    return SliceResult(
+        pairs=len(better),
+        right=int(right.sum()),
+        ties=int((better == 0).sum()),
+        undecided=int((~decided).sum()),
+        accuracy=proportion_interval(right.astype(float), groups=[group for group, used in zip(groups, decided, strict=True) if used]),
+        margin=float(better.mean()),
+        longer=float(prefers_longer[uneven].mean()) if uneven.any() else None,
+        label_longer=float((longer > 0)[uneven].mean()) if uneven.any() else None,
+    )
+
+
+def _calibration(model: RewardModel, differences: Floats, probabilities: Floats) -> CalibrationResult | None:
+    """Confidence is P(the side with the higher reward is better), so .5 to 1; a tie is one half of each."""
+    if model.calibration is None:
+        return None
+    outcome = np.where(differences == 0, 0.5, np.where(differences > 0, probabilities, 1 - probabilities))
+
+    def stated(temperature: float) -> Floats:
+        return np.asarray(1 / (1 + np.exp(-np.minimum(np.abs(differences) / temperature, 700.0))))
+
+    before, after = stated(1.0), stated(model.temperature)
+    mean, high = calibration_error_by_chance(after, num_bins=2 * NUM_BINS)  # half of the bins lie below .5 and stay empty
+    return CalibrationResult(
+        temperature=model.temperature,
+        low=model.calibration.low,
+        high=model.calibration.high,
+        fitted_on=model.calibration.pairs,
+        ece_before=expected_calibration_error(before, outcome, num_bins=2 * NUM_BINS),
+        ece_after=expected_calibration_error(after, outcome, num_bins=2 * NUM_BINS),
+        ece_by_chance=mean,
+        ece_by_chance_95=high,
+        bins_before=tuple(reliability_bins(before, outcome, num_bins=NUM_BINS, low=0.5)),
+        bins_after=tuple(reliability_bins(after, outcome, num_bins=NUM_BINS, low=0.5)),
+    )
+
+
+def _warnings(model: RewardModel, rewards: Floats, slices: Mapping[str, SliceResult]) -> list[str]:
+    found, every = [], slices[ALL]
+    deviation = float(rewards.std())
+    if deviation <= 1e-6 * max(1.0, abs(float(rewards.mean()))):
+        found.append(
+            f"constant rewards: all {len(rewards)} texts get {rewards.mean():.6g} (standard deviation {deviation:.2g}); "
+            "the model tells nothing apart"
+        )
+    elif every.ties > 0.05 * every.pairs:
+        found.append(f"{every.ties} of {every.pairs} pairs are ties: their sides get the same reward to the last bit")
+    for name, result in slices.items():
+        if result.accuracy.low <= 0.5:
+            interval = f"{result.accuracy.value:.3f} [{result.accuracy.low:.3f}, {result.accuracy.high:.3f}]"
+            found.append(f"slice '{name}': accuracy {interval} over {result.pairs} pairs is not above chance")
+    if model.calibration is None:
+        found.append("no calibration.json: differences of rewards are not log-odds")
+    return found
+
+
+def _text(turns: Sequence[Any]) -> str:
+    return "".join(turn.content for turn in turns)
+
+
+def _finite(value: Any) -> Any:
+    """The value with floats that JSON has no word for (infinite, NaN) as null."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
