@@ -78,17 +78,18 @@ def split_pairs(pairs: PreferenceData) -> PreferenceData:
     return split
 
 
-def mismatched(sequences: Sequence[TokenSequence], *, seed: int, limit: int | None) -> list[TokenSequence | None]:
+def mismatched(sequences: Sequence[TokenSequence], *, limit: int | None) -> list[TokenSequence | None]:
     """For each sequence its prompt with the completion of another sequence that answers another prompt; every completion is used once.
 
     Prompts are shuffled, their answers kept together, and completions handed on by the size of the largest group, so nobody gets an answer
-    to its own prompt. None where that cannot be (one prompt holds more than half of the answers) or the result is over ``limit``.
+    to its own prompt. A function of the data alone. None where that cannot be (one prompt holds more than half of the answers) or the
+    result is over ``limit``.
     """
-    prompts = [sequence.input_ids[: _first_supervised(sequence)].tobytes() for sequence in sequences]
+    prompts = [_prompt_of(sequence) for sequence in sequences]
     groups: dict[bytes, list[int]] = {}
     for position, prompt in enumerate(prompts):
         groups.setdefault(prompt, []).append(position)
-    shuffled = np.random.default_rng([seed, len(sequences)]).permutation(len(groups))
+    shuffled = np.random.default_rng(len(sequences)).permutation(len(groups))
     members = list(groups.values())
     order = [position for number in shuffled for position in members[number]]
     step = max(map(len, members))
@@ -111,6 +112,22 @@ def _joined(prompt: TokenSequence, completion: TokenSequence) -> TokenSequence:
 
 def _first_supervised(sequence: TokenSequence) -> int:
     return int(sequence.completion_mask.argmax())
+
+
+def check_apart(training: PreferenceData, held_out: PreferenceData, path: str) -> None:
+    """Raise DataError when a held-out prompt is also trained on: accuracy on it would not show overfitting."""
+    seen = {_prompt_of(row): row.index for row in training.sequences}
+    both = [(row.index, seen[_prompt_of(row)]) for row in held_out.sequences if _prompt_of(row) in seen]
+    if both:
+        shown = ", ".join(f"{held + 1} (row {trained + 1} of the data)" for held, trained in both[:10])
+        raise DataError(
+            f"{path}: {len(both)} of {len(held_out.sequences)} held-out answers are to prompts that are also trained on: rows {shown}",
+            hint="take them out of one of the two files",
+        )
+
+
+def _prompt_of(sequence: TokenSequence) -> bytes:
+    return sequence.input_ids[: _first_supervised(sequence)].tobytes()
 
 
 def _check_kind(path: str, wanted: type[Any], other: type[Any], message: tuple[str, str]) -> None:

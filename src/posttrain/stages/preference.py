@@ -1,11 +1,14 @@
 """Preference alignment, from a file of pairs or labels to a model folder or adapter: DPO and its family, KTO. Reads top to bottom."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
+from jaxtyping import Float
 from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
+from torch import Tensor
 
 from posttrain.chat import CONTRACT_FILE, ChatContract
 from posttrain.config import Config, parse
@@ -17,7 +20,7 @@ from posttrain.models import ModelOptions, ModelSettings, Policy, find_model
 from posttrain.objectives import objective_inputs, objective_settings, objectives
 from posttrain.records import PreferencePair, TokenSequence, UnpairedLabel
 from posttrain.stages.base import STAGES, Progress, Quiet, Stage, StageResult
-from posttrain.stages.pairs import PreferenceData, PreferenceRules, load_labels, load_pairs, mismatched, split_pairs
+from posttrain.stages.pairs import PreferenceData, PreferenceRules, check_apart, load_labels, load_pairs, mismatched, split_pairs
 from posttrain.stages.preference_loss import MismatchedDrift, PreferenceLoss, add_reference
 from posttrain.stages.setup import (
     check_contracts,
@@ -28,7 +31,19 @@ from posttrain.stages.setup import (
     stage_settings,
     with_learning_rate,
 )
+from posttrain.stages.watch import (
+    Watch,
+    WatchedAnswers,
+    WatchSettings,
+    build_watched,
+    find_warnings,
+    sample_requests,
+    stale_warning,
+    starting_fit,
+    watched_rows,
+)
 from posttrain.training import (
+    Evaluation,
     StepLoss,
     StepReport,
     TrainingItem,
@@ -70,6 +85,8 @@ class PreferenceConfig(ModelOptions):
     """A file of pairs, or of single labelled answers for an objective that takes those, in any shape `posttrain check` reads."""
     objective: Annotated[SerializeAsAny[Config], BeforeValidator(_objective)] = Field(default_factory=lambda: _objective("dpo"))
     """The loss by name with its hyperparameters: ``{name: dpo, beta: 0.1}``."""
+    held_out: str | None = None
+    """A file of the same kind that is never trained on: ranking it right less often than the training rows shows overfitting."""
     unpair: bool = False
     """Split pairs into a good and a bad answer each, for an objective on single labels (kto)."""
     max_tokens: int | None = Field(default=None, ge=2)
@@ -80,9 +97,11 @@ class PreferenceConfig(ModelOptions):
     """A pair with a side over ``max_tokens``: stop and name it, or leave the whole pair out and say how many were. No side is ever cut."""
     reference_cache: str | None = None
     """Folder of reference log-probabilities, shared by runs on the same model and data (a sweep); left out: in the run's own folder."""
+    watch: WatchSettings = Field(default_factory=WatchSettings)
+    """What is measured while training, and what of it is called a failure."""
     training: TrainingSettings
-    """The engine's settings. ``learning_rate`` when left out: 1e-6 for all weights (5e-7 to 1e-6 is usual: a good model is nudged), 1e-5 with
-    an adapter, which needs about ten times as much."""
+    """The engine's settings. ``learning_rate`` when left out: 1e-6 for all weights (5e-7 to 1e-6 is usual, a good model being nudged),
+    1e-5 with an adapter, which needs about ten times as much."""
 
     @model_validator(mode="before")
     @classmethod
@@ -108,11 +127,6 @@ class PreferenceConfig(ModelOptions):
         """Whether the objective compares two answers (else it weighs single labelled ones)."""
         return "policy_chosen_logps" in objective_inputs(self.objective_name)
 
-    @property
-    def needs_reference(self) -> bool:
-        """Whether the objective asks for reference log-probabilities."""
-        return any(name.startswith("ref_") for name in objective_inputs(self.objective_name))
-
 
 def run_preference(
     config: PreferenceConfig,
@@ -127,8 +141,9 @@ def run_preference(
     """Align ``model_path`` with ``config.data`` and write ``run_dir/model`` (full) or ``run_dir/adapter`` (PEFT files).
 
     The start model is the reference. Killed and called again it goes on where it was, in the reference pass or from its last checkpoint.
-    Raises DataError for rows that cannot train fairly, CheckFailed for data without consent, ConfigError for a reference cache of another
-    model or data, ContractError and TrainingError as :func:`posttrain.training.train` does.
+    ``result.json`` holds the history, how likely the pairs were at the start, and the warnings. Raises DataError for rows that cannot train
+    fairly, CheckFailed for data without consent, ConfigError for a reference cache of another model or data, ContractError and
+    TrainingError as :func:`posttrain.training.train` does.
     """
     out, folder = Path(run_dir), find_model(model_path)
     target = out / ("adapter" if config.lora is not None or config.adapter is not None else "model")
@@ -139,72 +154,108 @@ def run_preference(
         contract = ChatContract.load(folder)
         check_contracts(contract, [folder, *([Path(config.adapter)] if config.adapter else []), out])
         data = load_preferences(config, contract, limit=config.max_tokens or context_length(folder))
-        show.say(_describe(data.counts))
-        policy = Policy.load(
-            ModelSettings(path=str(folder), **{name: getattr(config, name) for name in ModelOptions.model_fields}),
-            seed=config.training.seed,
-            device=world.device,
-            num_tokens=planned_tokens(data.items, config.training),
-        )
+        show.say(_describe(data.training.counts))
+        settings = ModelSettings(path=str(folder), **{name: getattr(config, name) for name in ModelOptions.model_fields})
+        num_tokens = planned_tokens(data.training.items, config.training)
+        policy = Policy.load(settings, seed=config.training.seed, device=world.device, num_tokens=num_tokens)
         if world.is_main:
             write_json(out / CONTRACT_FILE, contract.record())
         if logger and world.is_main:
             logger.log_params(config.dump())
-        items, loss = _prepare(config, policy, data, out, contract=contract, world=world, show=show)
+        run = _Run(config, policy, contract, out, world, show)
+        items, loss = _prepare(run, data.training.items)
+        watch = _build_watch(run, data, items)
+        fit, warned = starting_fit(policy, contract, watch), set[str]()
+        stale = stale_warning(fit, config.watch)
+        if stale:
+            show.say(f"warning: {stale.message}")
 
         def on_step(report: StepReport) -> None:
             show.advance(report.step, report.num_steps, f"loss {report.loss:.3f}  {report.tokens_per_second:.0f} tokens/s")
+            for warning in find_warnings([report.history()], config.watch):
+                if warning.name not in warned:
+                    show.say(f"warning: {warning.message}")
+                    warned.add(warning.name)
             if logger:
                 logger.log_metrics(report.numbers(), report.step)
 
-        trained = train(policy, items, loss, config.training, run_dir=out, contract_record=contract.record(), on_step=on_step)
-        metrics, id_ = data.counts | _summary(trained, policy), ""
+        watching, record = [Evaluation("watch", config.watch.every_steps, watch)], contract.record()
+        trained = train(policy, items, loss, config.training, run_dir=out, contract_record=record, on_step=on_step, evaluations=watching)
+        warnings = [*([stale] if stale else []), *find_warnings(trained.history, config.watch)]
+        metrics, id_ = data.training.counts | _summary(trained, policy, fit, len(warnings)), ""
         if world.is_main:
             policy.save(target, contract)
-            result = {"model": str(folder), "settings": config.dump(), "metrics": metrics, "history": trained.history}
-            write_json(out / "result.json", result)
+            result = {"model": str(folder), "settings": config.dump(), "metrics": metrics, "start": fit}
+            write_json(out / "result.json", result | {"warnings": [warning.dump() for warning in warnings], "history": trained.history})
             if lineage:
-                sources = [
-                    *(parents or origins(lineage, folder, {config.data: card})),
-                    *stage_settings(lineage, "preference", config, contract, seed=config.training.seed),
-                ]
-                content = {"name": target.name, "stage": "preference", "objective": config.objective.dump(), "metrics": metrics}
-                id_ = lineage.put(target.name, content, parents=sources, files=[target])
+                said = stage_settings(lineage, "preference", config, contract, seed=config.training.seed)
+                sources = [*(parents or origins(lineage, folder, {config.data: card})), *said]
+                id_ = lineage.put(
+                    target.name, {"name": target.name, "stage": "preference", "metrics": metrics}, parents=sources, files=[target]
+                )
         world.wait()
     is_adapter = target.name == "adapter"
     return StageResult(folder if is_adapter else target, target if is_adapter else None, metrics, trained.history, id_)
 
 
-def load_preferences(config: PreferenceConfig, contract: ChatContract, *, limit: int | None) -> PreferenceData:
-    """Read and encode ``config.data`` for the objective: pairs, labels, or labels out of pairs (``unpair``)."""
+@dataclass(frozen=True, slots=True)
+class LoadedPreferences:
+    """``training``: what the objective sees. ``watched``: the same rows, unsplit. ``held_out``: None without a file."""
+
+    training: PreferenceData
+    watched: PreferenceData
+    held_out: PreferenceData | None
+
+
+def load_preferences(config: PreferenceConfig, contract: ChatContract, *, limit: int | None) -> LoadedPreferences:
+    """Read and encode ``config.data`` for the objective (pairs, labels, or labels out of pairs with ``unpair``) and ``config.held_out``."""
     rules = PreferenceRules(limit, config.on_bad_row, config.on_too_long, imitates=config.objective_name in IMITATING)
-    if config.takes_pairs:
-        return load_pairs(config.data, contract, rules)
-    return split_pairs(load_pairs(config.data, contract, rules)) if config.unpair else load_labels(config.data, contract, rules)
+    load = load_pairs if config.takes_pairs or config.unpair else load_labels
+    watched = load(config.data, contract, rules)
+    training = split_pairs(watched) if config.unpair else watched
+    held_out = load(config.held_out, contract, rules) if config.held_out else None
+    if held_out and config.held_out:
+        check_apart(watched, held_out, config.held_out)
+    return LoadedPreferences(training, watched, held_out)
 
 
-def _prepare(
-    config: PreferenceConfig, policy: Policy, data: PreferenceData, out: Path, *, contract: ChatContract, world: World, show: Progress
-) -> tuple[list[TrainingItem], StepLoss]:
-    """Items with what the objective needs of the reference, and the loss; what the cache holds is not computed again."""
-    cache, settings = Path(config.reference_cache or out / "reference"), {"objective": config.objective.dump()}
-    if not config.needs_reference:
-        return data.items, StepLoss(PreferenceLoss(config.objective), settings=settings)
+@dataclass(frozen=True, slots=True)
+class _Run:
+    config: PreferenceConfig
+    policy: Policy
+    contract: ChatContract
+    out: Path
+    world: World
+    show: Progress
 
-    def reference(sequences: Sequence[TokenSequence], name: str) -> torch.Tensor:
+    def reference(self, sequences: Sequence[TokenSequence], cache: Path) -> Float[Tensor, " sequence"]:
+        """log p of each sequence's answer under the policy as loaded, from ``cache`` where it is there."""
+
         def on_progress(done: int, total: int) -> None:
-            show.advance(done, total, "tokens of the reference pass")
+            self.show.advance(done, total, "tokens of the reference pass")
 
-        limit = config.training.max_tokens_per_microbatch
         found = reference_logprobs(
-            policy, sequences, cache / name, contract=contract.hash, max_tokens=limit, world=world, on_progress=on_progress
+            self.policy,
+            sequences,
+            cache,
+            contract=self.contract.hash,
+            max_tokens=self.config.training.max_tokens_per_microbatch,
+            world=self.world,
+            on_progress=on_progress,
         )
         return found.sums()
 
-    items = add_reference(data.items, reference(data.sequences, "answers"))
-    if "kl" not in objective_inputs(config.objective_name):
-        return items, StepLoss(PreferenceLoss(config.objective), settings=settings)
-    foreign = mismatched(data.sequences, seed=config.training.seed, limit=config.max_tokens or context_length(Path(policy.settings.path)))
+
+def _prepare(run: _Run, items: Sequence[TrainingItem]) -> tuple[list[TrainingItem], StepLoss]:
+    """Items with what the objective needs of the reference, and the loss; what the cache holds is not computed again."""
+    config, settings = run.config, {"objective": run.config.objective.dump()}
+    inputs, cache = objective_inputs(config.objective_name), Path(config.reference_cache or run.out / "reference")
+    sequences = [sequence for item in items for sequence in item.sequences]
+    if any(name.startswith("ref_") for name in inputs):
+        items = add_reference(items, run.reference(sequences, cache / "answers"))
+    if "kl" not in inputs:
+        return list(items), StepLoss(PreferenceLoss(config.objective), settings=settings)
+    foreign = mismatched(sequences, limit=config.max_tokens or context_length(Path(run.policy.settings.path)))
     held = [row for row in foreign if row is not None]
     if not held:
         raise DataError(
@@ -212,8 +263,33 @@ def _prepare(
             "answers against, cannot be estimated",
             hint="give answers to at least two prompts",
         )
-    drift = MismatchedDrift(foreign, reference(held, "mismatched"), max_tokens=config.training.max_tokens_per_microbatch)
-    return items, StepLoss(PreferenceLoss(config.objective, drift=drift), drift.before_step, settings)
+    drift = MismatchedDrift(foreign, run.reference(held, cache / "mismatched"), max_tokens=config.training.max_tokens_per_microbatch)
+    return list(items), StepLoss(PreferenceLoss(config.objective, drift=drift), drift.before_step, settings)
+
+
+def _build_watch(run: _Run, data: LoadedPreferences, items: Sequence[TrainingItem]) -> Watch:
+    """What is measured while training; starting log-probabilities come from the items where the objective needed them anyway."""
+    config, seed = run.config, run.config.training.seed
+
+    def watched(rows: PreferenceData, name: str, prepared: Sequence[TrainingItem]) -> WatchedAnswers | None:
+        positions = watched_rows(rows, config.watch.pairs, seed=seed)
+        chosen = [prepared[position] for position in positions if prepared]
+        if chosen and "ref_chosen_logps" in chosen[0].tensors:
+            start = torch.cat([item.tensors[key] for item in chosen for key in ("ref_chosen_logps", "ref_rejected_logps")])
+        else:
+            sequences = [sequence for position in positions for sequence in rows.items[position].sequences]
+            start = run.reference(sequences, run.out / "reference" / name) if sequences else torch.empty(0)
+        return build_watched(rows, positions, start)
+
+    return Watch(
+        config.watch,
+        run.contract,
+        training=watched(data.watched, "watched", items if config.takes_pairs else ()),
+        held_out=watched(data.held_out, "held_out", ()) if data.held_out else None,
+        requests=sample_requests((data.held_out or data.watched).records, config.watch, seed=seed),
+        seed=seed,
+        max_tokens=config.training.max_tokens_per_microbatch,
+    )
 
 
 def _describe(counts: Mapping[str, float]) -> str:
@@ -229,8 +305,8 @@ def _describe(counts: Mapping[str, float]) -> str:
     return text + (f"; left out: {', '.join(left_out)}" if left_out else "")
 
 
-def _summary(trained: TrainResult, policy: Policy) -> dict[str, float]:
-    """Numbers of the run that come out the same however often it was interrupted; the objective's metrics are those of the last step."""
+def _summary(trained: TrainResult, policy: Policy, fit: Mapping[str, float], num_warnings: int) -> dict[str, float]:
+    """Numbers of the run that come out the same however often it was interrupted; metrics and watched numbers are the last step's."""
     return {
         "steps": float(trained.num_steps),
         "epochs": float(trained.history[-1]["epoch"]),
@@ -239,8 +315,11 @@ def _summary(trained: TrainResult, policy: Policy) -> dict[str, float]:
         "logical_tokens": float(sum(entry["logical_tokens"] for entry in trained.history)),
         "packed_tokens": float(sum(entry["packed_tokens"] for entry in trained.history)),
         "trainable_parameters": float(sum(parameter.numel() for parameter in policy.trainable().values())),
+        "num_warnings": float(num_warnings),
+        **{f"start/{name}": value for name, value in fit.items()},
         **trained.history[-1]["metrics"],
+        **trained.history[-1]["evaluations"],
     }
 
 
-STAGES.register("preference")(Stage(PreferenceConfig, run_preference, records=(PreferencePair, UnpairedLabel)))
+STAGES.register("preference")(Stage(PreferenceConfig, run_preference, records=(PreferencePair, UnpairedLabel), files=("held_out",)))
