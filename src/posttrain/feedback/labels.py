@@ -8,9 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posttrain.errors import DataError
-from posttrain.metrics.dawid_skene import MISSING
+from posttrain.metrics.dawid_skene import MISSING, DawidSkene, dawid_skene
 from posttrain.records import CHOICES, Comparison, Judgement
 
+FEWEST = 10  # comparisons from which something is said of one annotator
+PRIOR_COUNTS = 0.25 + 2 * np.eye(len(CHOICES))
+"""As if every annotator had judged three comparisons of each kind before, four of five right."""
 A, B, TIE = range(3)
 """Codes of a choice, as :data:`CHOICES` orders them."""
 
@@ -47,6 +50,26 @@ def label_table(comparisons: Sequence[Comparison]) -> LabelTable:
             seen[judgement.annotator] += 1
     gold = np.array([MISSING if one.gold is None else CHOICES.index(one.gold) for one in comparisons], dtype=np.int64)
     return LabelTable(annotators, codes, gold, tuple(prompt_group(one) for one in comparisons))
+
+
+def dawid_skene_fit(table: LabelTable) -> tuple[DawidSkene, NDArray[np.int64]] | None:
+    """The fit, and the row of its confusion matrices that belongs to each annotator; None where nobody's reliability can be known.
+
+    Annotators who share fewer than :data:`FEWEST` comparisons (with others or with gold tasks) are taken as one, the last row: too
+    little is known of each alone. Every matrix begins with the pseudo-counts :data:`PRIOR_COUNTS`.
+    """
+    given = (table.codes != MISSING).any(axis=2)
+    checked = (given.sum(axis=1) >= 2) | (table.gold != MISSING)
+    if not (checked & given.any(axis=1)).any():
+        return None
+    known = (given & checked[:, None]).sum(axis=0) >= FEWEST
+    rows = np.where(known, np.cumsum(known) - 1, known.sum())
+    items, columns, repeats = table.codes.shape
+    alone = table.codes[:, known]
+    rest = table.codes[:, ~known].reshape(items, 1, -1)
+    codes = np.full((items, alone.shape[1] + 1, max(repeats, rest.shape[2])), MISSING)
+    codes[:, :-1, :repeats], codes[:, -1:, : rest.shape[2]] = alone, rest
+    return dawid_skene(codes[:, : rows.max() + 1], len(CHOICES), known=table.gold, smoothing=PRIOR_COUNTS), rows
 
 
 def prompt_group(comparison: Comparison) -> str:

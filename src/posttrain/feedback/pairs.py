@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posttrain.errors import ConfigError, DataError
-from posttrain.feedback.labels import TIE, A, B, LabelTable, check_one_rubric, label_table
-from posttrain.metrics.dawid_skene import MISSING, dawid_skene
+from posttrain.feedback.labels import TIE, A, B, LabelTable, check_one_rubric, dawid_skene_fit, label_table
+from posttrain.metrics.dawid_skene import MISSING
 from posttrain.records import CHOICES, Comparison, PreferencePair
 
 Method = Literal["dawid_skene", "majority", "mean"]
@@ -105,13 +105,13 @@ def choice_probabilities(table: LabelTable, *, method: Method) -> Floats:
     votes = (table.codes[..., None] == np.arange(len(CHOICES))).sum(axis=(1, 2)).astype(np.float64)
     is_gold = table.gold != MISSING
     if method == "dawid_skene":
-        annotators = (table.codes != MISSING).any(axis=2).sum(axis=1)
-        if annotators.max(initial=0) < 2 and not is_gold.any():
+        fit = dawid_skene_fit(table)
+        if fit is None:
             raise DataError(
                 "no comparison was judged by two annotators and none is a gold task, so nobody's reliability can be estimated",
                 hint="use method 'mean' or 'majority', or have some comparisons judged twice",
             )
-        return dawid_skene(table.codes, len(CHOICES), known=table.gold).posterior
+        return fit[0].posterior
     if method == "majority":
         best = votes == votes.max(axis=1, keepdims=True)
         votes = np.where((best.sum(axis=1) == 1)[:, None], best, np.eye(len(CHOICES))[TIE])

@@ -30,14 +30,15 @@ def dawid_skene(
     num_classes: int,
     *,
     known: ArrayLike | None = None,
-    smoothing: float = 0.1,
+    smoothing: ArrayLike = 0.1,
     max_steps: int = 500,
     tolerance: float = 1e-8,
 ) -> DawidSkene:
     """EM from the shares of votes. ``labels`` int [item, annotator] or [item, annotator, repeat], -1 where there is none.
 
-    ``known`` int [item]: classes that are certain (gold tasks), -1 elsewhere. ``smoothing``: pseudo-counts added to every cell of the
-    confusion matrices, so that one label never makes an annotator certain (0: as published). Stops when the objective rises by less than
+    ``known`` int [item]: classes that are certain (gold tasks), -1 elsewhere. ``smoothing``: pseudo-counts added to the cells of the
+    confusion matrices, a number or [true class, label], so that one label never makes an annotator certain (0: as published); their mean
+    is added to each class. Stops when the objective rises by less than
     ``tolerance`` an item. Raises ConfigError when an item has neither label nor known class.
     """
     codes = np.asarray(labels, dtype=np.int64)
@@ -52,10 +53,11 @@ def dawid_skene(
     certain = np.eye(num_classes)[fixed[fixed != MISSING]]
     posterior = given / np.maximum(given.sum(axis=1, keepdims=True), 1)
     posterior[fixed != MISSING] = certain
+    extra = np.broadcast_to(np.asarray(smoothing, dtype=np.float64), (num_classes, num_classes))
     trace: list[float] = []
     for _ in range(max_steps):
-        prior = (posterior.sum(axis=0) + smoothing) / (len(posterior) + num_classes * smoothing)
-        counts = np.einsum("it,ial->atl", posterior, votes) + smoothing
+        prior = (posterior.sum(axis=0) + extra.mean()) / (len(posterior) + num_classes * extra.mean())
+        counts = np.einsum("it,ial->atl", posterior, votes) + extra
         totals = counts.sum(axis=2, keepdims=True)
         confusion = np.divide(counts, totals, out=np.full_like(counts, 1 / num_classes), where=totals > 0)
         log_prior, log_confusion = _log(prior), _log(confusion)
@@ -64,7 +66,7 @@ def dawid_skene(
         highest = joint.max(axis=1, keepdims=True)
         evidence = highest[:, 0] + np.log(np.exp(joint - highest).sum(axis=1))
         posterior = np.exp(joint - evidence[:, None])
-        regular = smoothing * (float(log_prior.sum()) + float(log_confusion.sum())) if smoothing else 0.0
+        regular = float(extra.mean() * log_prior.sum() + (extra * log_confusion).sum())
         trace.append(float(evidence.sum()) + regular)
         if len(trace) > 1 and trace[-1] - trace[-2] < tolerance * len(codes):
             break

@@ -1,0 +1,211 @@
+"""Each annotator: labels, confusion, gold tasks, consistency, and whether they stand out from the others."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from posttrain.feedback.effects import longer_side
+from posttrain.feedback.labels import FEWEST, A, B, LabelTable, dawid_skene_fit
+from posttrain.metrics.dawid_skene import MISSING
+from posttrain.metrics.intervals import Interval, design_effect, group_codes, proportion_interval
+from posttrain.records import CHOICES, Comparison
+
+Bools = NDArray[np.bool_]
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One test of one annotator: the annotator's figure, what it is compared with, and Holm's adjusted p-value over all tests."""
+
+    test: str
+    value: float
+    expected: float
+    p: float
+
+
+@dataclass(frozen=True, slots=True)
+class Annotator:
+    """One annotator's labels. ``confusion`` [true choice][said choice] after Dawid-Skene, ``accuracy`` its diagonal weighed by the prior
+    (None where fewer than :data:`FEWEST` comparisons were judged by others too); ``repeated``: how often a second label of the same comparison was the same.
+    ``findings``: the tests at which the annotator stands out.
+    """
+
+    name: str
+    labels: int
+    shares: dict[str, float]
+    confusion: tuple[tuple[float, ...], ...] | None
+    accuracy: float | None
+    agreement: float | None
+    gold: Interval | None
+    first_chosen: Interval | None
+    longer_chosen: Interval | None
+    repeated: Interval | None
+    findings: tuple[Finding, ...] = ()
+
+    @property
+    def uncalibrated(self) -> bool:
+        """Whether any test says so."""
+        return bool(self.findings)
+
+
+def annotators(comparisons: Sequence[Comparison], table: LabelTable, *, alpha: float = 0.05) -> list[Annotator]:
+    """Every annotator with the tests at which they stand out, at a family-wise error of ``alpha`` over all annotators and tests (Holm).
+
+    Tests: agreement with the others lower than the others' among themselves; gold tasks answered worse than by the others (Fisher's
+    exact test); the answer shown first chosen more or less often than half the time; where the annotator and the others decide
+    differently, the longer answer taken more or less often than half the time. Judgements of one prompt count as their effective number.
+    """
+    gold = np.array([one.metadata.get("adjudicated_by") is None for one in comparisons]) & (table.gold != MISSING)
+    first = np.array([[_first_shown(one, name) for name in table.annotators] for one in comparisons])
+    longer = np.array([{"a": A, "b": B, None: MISSING}[longer_side(one)] for one in comparisons])
+    matrices = _confusions(table)
+    found, tests = [], []
+    for column, name in enumerate(table.annotators):
+        found.append(_describe(name, column, table, matrices[column], gold, first[:, column], longer))
+        tests += [(column, one) for one in _tests(column, table, gold, first[:, column], longer)]
+    adjusted = holm([one.p for _, one in tests])
+    for (column, one), p in zip(tests, adjusted, strict=True):
+        if p < alpha:
+            found[column] = replace(found[column], findings=(*found[column].findings, replace(one, p=p)))
+    return found
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's (1979) adjusted p-values, in the order given."""
+    order = np.argsort(p_values, kind="stable")
+    adjusted = np.maximum.accumulate(np.asarray(p_values, dtype=np.float64)[order] * np.arange(len(order), 0, -1))
+    result = np.empty(len(order))
+    result[order] = np.minimum(adjusted, 1.0)
+    return [float(one) for one in result]
+
+
+def _confusions(table: LabelTable) -> list[tuple[Floats, float] | None]:
+    """Each annotator's confusion matrix and accuracy; None for those of whom too little is known."""
+    found = dawid_skene_fit(table)
+    if found is None:
+        return [None] * len(table.annotators)
+    fit, rows = found
+    given = (table.codes != MISSING).any(axis=2)
+    checked = (given.sum(axis=1) >= 2) | (table.gold != MISSING)
+    enough = (given & checked[:, None]).sum(axis=0) >= FEWEST
+    return [
+        (fit.confusion[row], float((fit.prior * np.diagonal(fit.confusion[row])).sum())) if known else None
+        for row, known in zip(rows, enough, strict=True)
+    ]
+
+
+def _describe(
+    name: str,
+    column: int,
+    table: LabelTable,
+    matrix: tuple[Floats, float] | None,
+    gold: Bools,
+    first: NDArray[np.int64],
+    longer: NDArray[np.int64],
+) -> Annotator:
+    mine = table.latest[:, column]
+    labels = mine[mine != MISSING]
+    decided = (mine == A) | (mine == B)
+    twice = table.codes[:, column, 1] != MISSING if table.codes.shape[2] > 1 else np.zeros(len(mine), dtype=bool)
+    same_again = table.codes[:, column, 0] == table.codes[:, column, -1] if twice.any() else twice
+    agreed, of = _with_others(column, table)
+    return Annotator(
+        name=name,
+        labels=int((table.codes[:, column] != MISSING).sum()),
+        shares={choice: float((labels == code).mean()) for code, choice in enumerate(CHOICES)},
+        confusion=None if matrix is None else tuple(tuple(map(float, row)) for row in matrix[0]),
+        accuracy=None if matrix is None else matrix[1],
+        agreement=float(agreed.sum() / of.sum()) if of.sum() else None,
+        gold=_share(mine == table.gold, gold & (mine != MISSING), table),
+        first_chosen=_share(mine == first, decided & (first != MISSING), table),
+        longer_chosen=_share(mine == longer, decided & (longer != MISSING), table),
+        repeated=_share(same_again, twice, table),
+    )
+
+
+def _share(values: Bools, keep: Bools, table: LabelTable) -> Interval | None:
+    if not keep.any():
+        return None
+    groups = [group for group, kept in zip(table.groups, keep, strict=True) if kept]
+    return proportion_interval(values[keep].astype(np.float64), groups=groups)
+
+
+def _first_shown(comparison: Comparison, annotator: str) -> int:
+    shown = [one.first_shown for one in comparison.judgements if one.annotator == annotator]
+    return {"a": A, "b": B, None: MISSING}[shown[-1] if shown else None]
+
+
+def _tests(column: int, table: LabelTable, gold: Bools, first: NDArray[np.int64], longer: NDArray[np.int64]) -> list[Finding]:
+    mine = table.latest[:, column]
+    decided = (mine == A) | (mine == B)
+    others = _majority_of_others(column, table)
+    against = decided & ((others == A) | (others == B)) & (mine != others) & (longer != MISSING)
+    found = [_agreement_test(column, table), _gold_test(column, table, gold)]
+    found.append(_half_test("first answer chosen", mine == first, decided & (first != MISSING), table))
+    found.append(_half_test("longer answer chosen against the others", mine == longer, against, table))
+    return [one for one in found if one is not None]
+
+
+def _with_others(column: int, table: LabelTable) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Pairs of labels (this annotator's and another's) that agree, and all such pairs, [comparison] each."""
+    mine, others = table.latest[:, column, None], np.delete(table.latest, column, axis=1)
+    both = (mine != MISSING) & (others != MISSING)
+    return ((mine == others) & both).sum(axis=1).astype(np.float64), both.sum(axis=1).astype(np.float64)
+
+
+def _agreement_test(column: int, table: LabelTable) -> Finding | None:
+    """Is the agreement with the others lower than that among the others? One-sided t over groups of the linearised difference."""
+    from scipy.special import stdtr
+
+    agreed, of = _with_others(column, table)
+    rest = np.delete(table.latest, column, axis=1)
+    votes = (rest[:, :, None] == np.arange(len(CHOICES))).sum(axis=1).astype(np.float64)
+    total = votes.sum(axis=1)
+    theirs, their_pairs = (votes * (votes - 1)).sum(axis=1) / 2, total * (total - 1) / 2
+    if min((of > 0).sum(), (their_pairs > 0).sum()) < FEWEST:
+        return None
+    with_me, without_me = agreed.sum() / of.sum(), theirs.sum() / their_pairs.sum()
+    influence = (agreed - with_me * of) / of.sum() - (theirs - without_me * their_pairs) / their_pairs.sum()
+    by_group = np.bincount(group_codes(table.groups), weights=influence)
+    error = float(np.sqrt((by_group**2).sum() * len(by_group) / (len(by_group) - 1))) if len(by_group) > 1 else 0.0
+    if error == 0:
+        return None
+    p = float(stdtr(len(by_group) - 1, (with_me - without_me) / error))
+    return Finding("agreement with the others", float(with_me), float(without_me), p)
+
+
+def _gold_test(column: int, table: LabelTable, gold: Bools) -> Finding | None:
+    from scipy.stats import fisher_exact
+
+    labels = table.latest[gold]
+    right = (labels == table.gold[gold][:, None]) & (labels != MISSING)
+    given = labels != MISSING
+    mine, of_mine = int(right[:, column].sum()), int(given[:, column].sum())
+    rest, of_rest = int(right.sum()) - mine, int(given.sum()) - of_mine
+    if min(of_mine, of_rest) < FEWEST:
+        return None
+    p = float(fisher_exact(np.array([[mine, of_mine - mine], [rest, of_rest - rest]]), alternative="less").pvalue)
+    return Finding("gold tasks right", mine / of_mine, rest / of_rest, p)
+
+
+def _half_test(test: str, values: Bools, keep: Bools, table: LabelTable) -> Finding | None:
+    """Exact binomial test against one half, on the effective number of judgements."""
+    from scipy.stats import binomtest
+
+    if keep.sum() < FEWEST:
+        return None
+    groups = [group for group, kept in zip(table.groups, keep, strict=True) if kept]
+    chosen = values[keep].astype(np.float64)
+    size = len(chosen) / design_effect(chosen, groups)
+    p = float(binomtest(round(float(chosen.mean()) * size), max(1, round(size)), 0.5).pvalue)
+    return Finding(test, float(chosen.mean()), 0.5, p)
+
+
+def _majority_of_others(column: int, table: LabelTable) -> NDArray[np.int64]:
+    """The choice most of the others made, -1 where none leads."""
+    votes = (np.delete(table.latest, column, axis=1)[:, :, None] == np.arange(len(CHOICES))).sum(axis=1)
+    leads = (votes == votes.max(axis=1, keepdims=True)).sum(axis=1) == 1
+    return np.asarray(np.where(leads & (votes.max(axis=1) > 0), votes.argmax(axis=1), MISSING))
