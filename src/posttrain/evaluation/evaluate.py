@@ -206,6 +206,7 @@ def _open_folder(
             "frozen_at": lock["frozen_at"] if lock else None,
             "slices": list(suite.slices),
             "scores": list(suite.score_names),
+            "kinds": {output: scorer.kind for scorer in suite.scorers for output in scorer.outputs},
             "used_in_training": used,
             "max_unscored_share": suite.config.max_unscored_share,
         },

@@ -1,0 +1,129 @@
+"""Rules on the measurement itself and on the data: what is wrong here makes every later figure mean nothing."""
+
+from collections.abc import Iterator
+
+from posttrain.release.levers.catalogue import Figure, Seen, rule
+from posttrain.release.levers.evidence import Evidence
+
+MAX_DUPLICATES = 0.2  # of the rows
+MAX_BROKEN = 0.01  # of the rows set aside or without supervision
+UNIFORM_ANSWERS = 0.3  # share of answers that an earlier row gave word for word
+ONE_SOURCE = 0.9  # Herfindahl index of sources
+
+
+@rule(
+    "unscored",
+    "measurement",
+    "the scorers could not tell",
+    lever="repair the scorer, the endpoint or the token limit, and evaluate again",
+    not_yet="reading any other figure of this evaluation",
+)
+def unscored(evidence: Evidence) -> Iterator[Seen]:
+    """More samples unscored than the suite allows."""
+    for source in evidence.candidates():
+        limit = source.data["suite"].get("max_unscored_share", 0.02)
+        for name, entry in source.data["scores"].items():
+            share = entry["overall"]["unscored_share"]
+            if share > limit:
+                text = f"{share:.1%} of the samples of '{name}' are unscored, {limit:.1%} are allowed"
+                yield Seen(text, (Figure(source.name, f"{name} unscored", share),))
+
+
+@rule(
+    "too-few-samples",
+    "measurement",
+    "the suite cannot decide",
+    lever="add cases to the suite, most of all to the small slices, before the next training",
+    not_yet="training again, or loosening the gate until it passes",
+)
+def too_few_samples(evidence: Evidence) -> Iterator[Seen]:
+    """An inconclusive verdict whose open checks say that samples are missing or the interval is too wide."""
+    for source in evidence.all("verdict.json"):
+        open_checks = [check for check in source.data["checks"] if check["outcome"] == "inconclusive" and check["kind"] != "two_metric"]
+        if source.data["verdict"] == "inconclusive" and open_checks:
+            names = ", ".join(check["name"] for check in open_checks[:3])
+            figures = tuple(Figure(source.name, f"n of {check['name']}", check["num_samples"]) for check in open_checks[:3])
+            yield Seen(f"{len(open_checks)} checks are open ({names}): {open_checks[0]['reason']}", figures)
+
+
+@rule(
+    "evidence-not-independent",
+    "measurement",
+    "the gate rests only on what was trained on",
+    lever="add a score that neither rewarded nor filtered the training data",
+    not_yet="shipping on the training reward: a reward is no release gate",
+)
+def evidence_not_independent(evidence: Evidence) -> Iterator[Seen]:
+    """The gate's own check on independent evidence says no."""
+    for source in evidence.all("verdict.json"):
+        for check in source.data["checks"]:
+            if check["kind"] == "evidence" and check["outcome"] == "block":
+                yield Seen(check["reason"], (Figure(source.name, check["name"], check["outcome"]),))
+
+
+@rule(
+    "contamination",
+    "data",
+    "evaluation cases stand in the training data",
+    lever="take the rows out and train again",
+    not_yet="reporting any score of this suite, or tuning on it",
+)
+def contamination(evidence: Evidence) -> Iterator[Seen]:
+    """The curation step's report has hits."""
+    for source in evidence.all("contamination.json"):
+        hits = source.data["hits"]
+        if hits:
+            cases = ", ".join(f"{hit['suite']}/{hit['case_id']}" for hit in hits[:3])
+            text = f"{len(hits)} of {sum(source.data['num_cases'].values())} suite cases were found in the training rows ({cases})"
+            yield Seen(text, (Figure(source.name, "contaminated cases", len(hits)),))
+
+
+@rule(
+    "repeated-rows",
+    "data",
+    "much of the data is the same row again",
+    lever="drop exact and near duplicates, or collect more varied rows",
+    not_yet="more epochs, or a larger model",
+)
+def repeated_rows(evidence: Evidence) -> Iterator[Seen]:
+    """Exact and near duplicates beyond a fifth of the rows."""
+    for source in evidence.all("duplicates.json"):
+        rows = source.data["num_records"]
+        dropped = len({one["dropped"] for one in (*source.data["exact"], *source.data["near"])})
+        if rows and dropped / rows > MAX_DUPLICATES:
+            yield Seen(f"{dropped} of {rows} rows repeat another", (Figure(source.name, "share repeated", dropped / rows),))
+
+
+@rule(
+    "mask-or-rows",
+    "data",
+    "rows that do not train what they should",
+    lever="check the chat template and the supervision mask (posttrain check --sample 3), and mend or drop the rows",
+    not_yet="adding more data before serialisation and label boundaries are right",
+)
+def mask_or_rows(evidence: Evidence) -> Iterator[Seen]:
+    """Rows without a supervised token, or set aside as broken."""
+    for source in evidence.all("data.json"):
+        rows = source.data["rows"]
+        for key, what in (("rows_without_supervision", "train nothing"), ("rows_skipped", "could not be read")):
+            share = source.data.get(key, 0) / max(rows, 1)
+            if share > MAX_BROKEN:
+                yield Seen(f"{source.data[key]} of {rows} rows {what}", (Figure(source.name, key, source.data[key]),))
+
+
+@rule(
+    "uniform-answers",
+    "data",
+    "the answers are cut from one cloth",
+    lever="shorter and more varied target answers from several sources; answer first, explain after",
+    not_yet="judging by a benchmark alone: people will call it a script",
+)
+def uniform_answers(evidence: Evidence) -> Iterator[Seen]:
+    """Long answers that repeat one another word for word, from a single source."""
+    for source in evidence.all("data.json"):
+        mixture = source.data.get("mixture", {})
+        total = mixture.get("total", {})
+        same, length = total.get("same_answer", 0.0), total.get("completion_words_p50", 0.0)
+        if same > UNIFORM_ANSWERS and length >= 20 and mixture["source_concentration"] > ONE_SOURCE:
+            text = f"{same:.0%} of the answers repeat an earlier one, half of them over {length:.0f} words, nearly all from one source"
+            yield Seen(text, (Figure(source.name, "same_answer", same), Figure(source.name, "completion_words_p50", length)))

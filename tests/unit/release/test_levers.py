@@ -1,0 +1,224 @@
+"""Every rule: silent on a healthy run, and on a sick one it names the failure with the figures that show it."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from posttrain.cli.diagnose import app
+from posttrain.errors import ConfigError, DataError
+from posttrain.release import judge
+from posttrain.release.levers import RULES, diagnose
+
+
+def rate(value, low=None, high=None, *, kind="pass", unscored=0.0):
+    low, high = value - 0.03 if low is None else low, value + 0.03 if high is None else high
+    return {"kind": kind, "value": value, "low": low, "high": high, "unscored_share": unscored}
+
+
+def summary(scores, kinds, *, tokens=20.0, finish=None, pass_at_k=None, trained="2026-01-01T00:00:00+00:00"):
+    return {
+        "suite": {"name": "s", "kinds": kinds, "max_unscored_share": 0.02},
+        "trained_at": trained,
+        "num_samples": 100,
+        "scores": {name: {"overall": overall, "pass_at_k": pass_at_k or {}} for name, overall in scores.items()},
+        "finish_reasons": finish or {"stop": 100},
+        "tokens": {"completion": {"mean": tokens}},
+    }
+
+
+def comparison(metric, before, after, low, high, *, name=""):
+    difference = {"value": after - before, "low": low, "high": high}
+    return {"metric": metric, "slice": name, "baseline": rate(before), "candidate": rate(after), "difference": difference}
+
+
+def verdict(*, status="ship", checks=(), comparisons=(), two_metric=None):
+    return {"verdict": status, "checks": list(checks), "comparisons": list(comparisons), "two_metric": two_metric}
+
+
+def check(kind, metric, outcome, reason="", **more):
+    return (
+        {"name": f"{kind}: {metric}", "kind": kind, "metric": metric, "outcome": outcome, "reason": reason}
+        | {"required": "at most 5", "num_samples": 12, "value": 9.0}
+        | more
+    )
+
+
+def reading(found):
+    figure = {"metric": "reward", "state": "gained", "value": 0.4}
+    return {"overall": {"verdict": found, "reason": f"because {found}", "figures": [figure]}, "rows": [{"case": "c1", "sample": 0}]}
+
+
+def result(metrics, *, objective=None, loss=None):
+    """A history of sixteen steps: each figure as a function of the step."""
+    steps = range(16)
+    history = [{"loss": (loss or (lambda i: 2.0 - 0.1 * i))(i), "metrics": {k: f(i) for k, f in metrics.items()}} for i in steps]
+    return {"settings": {"objective": objective or {"name": "dpo", "beta": 0.1}}, "metrics": {}, "history": history}
+
+
+def wobble(i):
+    return 0.01 * (-1) ** i
+
+
+def dpo(chosen, *, accuracy=0.8):
+    return result(
+        {
+            "rewards/chosen": lambda i: chosen * i / 15 + (wobble(i) if i else 0.0),
+            "rewards/margin": lambda i: 0.1 * i,
+            "rewards/accuracy": lambda i: 0.5 if not i else accuracy + wobble(i),
+        }
+    )
+
+
+CASES = {
+    "unscored": ({"summary.json": summary({"a": rate(0.9, unscored=0.1)}, {})}, {"summary.json": summary({"a": rate(0.9)}, {})}),
+    "too-few-samples": (
+        {"verdict.json": verdict(status="inconclusive", checks=[check("threshold", "good", "inconclusive", "only 12 samples")])},
+        {"verdict.json": verdict(checks=[check("threshold", "good", "pass")])},
+    ),
+    "evidence-not-independent": (
+        {"verdict.json": verdict(checks=[check("evidence", "independent evidence", "block", "all of them were: reward")])},
+        {"verdict.json": verdict(checks=[check("evidence", "independent evidence", "pass")])},
+    ),
+    "contamination": (
+        {"contamination.json": {"hits": [{"suite": "s", "case_id": "q7"}], "num_cases": {"s": 20}}},
+        {"contamination.json": {"hits": [], "num_cases": {"s": 20}}},
+    ),
+    "repeated-rows": (
+        {"duplicates.json": {"num_records": 10, "exact": [{"dropped": 1}, {"dropped": 2}], "near": [{"dropped": 5}]}},
+        {"duplicates.json": {"num_records": 10, "exact": [], "near": [{"dropped": 5}]}},
+    ),
+    "mask-or-rows": (
+        {"data.json": {"rows": 50, "rows_without_supervision": 5}},
+        {"data.json": {"rows": 50, "rows_without_supervision": 0}},
+    ),
+    "uniform-answers": (
+        {"data.json": {"rows": 9, "mixture": {"total": {"same_answer": 0.5, "completion_words_p50": 80}, "source_concentration": 1.0}}},
+        {"data.json": {"rows": 9, "mixture": {"total": {"same_answer": 0.5, "completion_words_p50": 2}, "source_concentration": 1.0}}},
+    ),
+    "loss-does-not-fall": ({"result.json": result({}, loss=lambda i: 2.0 + wobble(i))}, {"result.json": result({})}),
+    "chosen-falls": ({"result.json": dpo(-2.0)}, {"result.json": dpo(0.5)}),
+    "preference-overfitting": (
+        {"result.json": dpo(0.5, accuracy=0.97), "summary.json": summary({"prefers": rate(0.55, 0.5, 0.6)}, {"prefers": "likelihood"})},
+        {"result.json": dpo(0.5, accuracy=0.97), "summary.json": summary({"prefers": rate(0.9, 0.85, 0.95)}, {"prefers": "likelihood"})},
+    ),
+    "pairs-teach-nothing": ({"result.json": dpo(0.1, accuracy=0.5)}, {"result.json": dpo(0.1)}),
+    "format-unstable": (
+        {"summary.json": summary({"valid": rate(0.7)}, {"valid": "json_schema"})},
+        {"summary.json": summary({"valid": rate(0.96)}, {"valid": "json_schema"})},
+    ),
+    "valid-but-wrong": (
+        {"summary.json": summary({"valid": rate(0.99), "right": rate(0.4)}, {"valid": "json_schema", "right": "answer"})},
+        {"summary.json": summary({"valid": rate(0.99), "right": rate(0.95)}, {"valid": "json_schema", "right": "answer"})},
+    ),
+    "not-preferred": (
+        {"summary.json": summary({"prefers": rate(0.5)}, {"prefers": "likelihood"})},
+        {"summary.json": summary({"prefers": rate(0.7)}, {"prefers": "likelihood"})},
+    ),
+    "not-grounded": (
+        {"summary.json": summary({"cited": rate(0.4)}, {"cited": "evidence"})},
+        {"summary.json": summary({"cited": rate(0.9)}, {"cited": "evidence"})},
+    ),
+    "over-refusal": tuple(
+        {
+            "summary.json": summary({"refusal_answered": rate(after)}, {"refusal_answered": "refusal"}),
+            "verdict.json": verdict(comparisons=[comparison("refusal_answered", 0.9, after, after - 0.95, after - 0.85)]),
+        }
+        for after in (0.5, 0.9)
+    ),
+    "one-for-another": tuple(
+        {
+            "verdict.json": verdict(
+                comparisons=[
+                    comparison("good", 0.5, 0.8, 0.2, 0.4, name="dialogue"),
+                    comparison("good", 0.8, after, after - 0.9, after - 0.7, name="reasoning"),
+                ]
+            )
+        }
+        for after in (0.4, 0.8)
+    ),
+    "longer-not-better": tuple(
+        {
+            "01/summary.json": summary({"a": rate(0.5)}, {}, trained=None),
+            "02/summary.json": summary({"a": rate(0.5)}, {}, tokens=tokens),
+            "verdict.json": verdict(comparisons=[comparison("a", 0.5, 0.5, -0.1, 0.1)]),
+        }
+        for tokens in (40.0, 21.0)
+    ),
+    "cut-answers": (
+        {"summary.json": summary({"a": rate(0.5)}, {}, finish={"stop": 60, "length": 40})},
+        {"summary.json": summary({"a": rate(0.5)}, {}, finish={"stop": 98, "length": 2})},
+    ),
+    "lucky-not-reliable": tuple(
+        {"summary.json": summary({"a": rate(0.5)}, {}, pass_at_k={"1": first, "10": 0.7})} for first in (0.3, 0.65)
+    ),
+    "reward-gaming": tuple({"verdict.json": verdict(two_metric=reading(found))} for found in ("reward gaming", "real improvement")),
+    "pointless-drift": tuple({"verdict.json": verdict(two_metric=reading(found))} for found in ("pointless drift", "real improvement")),
+    "regression": tuple({"verdict.json": verdict(two_metric=reading(found))} for found in ("regression", "real improvement")),
+    "too-slow-or-dear": tuple(
+        {"verdict.json": verdict(checks=[check("threshold", "latency_seconds", outcome)])} for outcome in ("block", "pass")
+    ),
+}
+
+
+def write(folder, files):
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(json.dumps(content))
+    return folder
+
+
+@pytest.mark.parametrize("name", RULES.names())
+def test_a_rule_sees_its_failure_and_is_silent_without_it(name, tmp_path):
+    sick, healthy = CASES[name]
+    found = diagnose(write(tmp_path / "sick", sick))
+    (one,) = [finding for finding in found.findings if finding.rule == name]
+    assert one.figures, "a finding cites the figures it rests on"
+    assert all((tmp_path / "sick" / figure.file).is_file() for figure in one.figures)
+    well = diagnose(write(tmp_path / "healthy", healthy))
+    assert name in well.silent, f"{name} found {well.findings} or could not look: {well.blind}"
+
+
+def test_causes_come_before_what_they_cause(tmp_path):
+    write(tmp_path, CASES["contamination"][0] | CASES["chosen-falls"][0] | CASES["format-unstable"][0])
+    assert [finding.layer for finding in diagnose(tmp_path).findings] == ["data", "training", "behaviour"]
+
+
+def test_an_empty_run_is_not_enough_evidence_and_says_what_is_missing(tmp_path):
+    found = diagnose(tmp_path)
+    assert found.conclusion == "not enough evidence"
+    assert {name for name, _ in found.blind} == set(RULES)
+    assert found.lines()[0] == f"not enough evidence; 0 of {len(RULES.names())} rules had evidence"
+
+
+def test_a_healthy_evaluation_has_nothing_to_find(tmp_path):
+    write(tmp_path, {"summary.json": summary({"valid": rate(0.99)}, {"valid": "json_schema"})})
+    assert diagnose(tmp_path).conclusion == "nothing found"
+
+
+def test_what_is_no_run_or_damaged_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="no such folder"):
+        diagnose(tmp_path / "nowhere")
+    (tmp_path / "verdict.json").write_text("{")
+    with pytest.raises(DataError, match="damaged"):
+        diagnose(tmp_path)
+
+
+def test_chosen_answers_of_an_objective_without_reference_are_read_from_their_likelihood(tmp_path):
+    curves = {"rewards/chosen": lambda i: -3.0, "rewards/margin": lambda i: 0.1 * i, "rewards/accuracy": lambda i: 0.8}
+    falling = result(curves | {"logps/chosen": lambda i: -30.0 - i + wobble(i)}, objective={"name": "simpo", "beta": 2.0})
+    (finding,) = [one for one in diagnose(write(tmp_path, {"result.json": falling})).findings if one.rule == "chosen-falls"]
+    # Quarters of four steps: -30 - 13.5 against -30 - 1.5.
+    assert finding.figures[0].value == pytest.approx(-12.0, abs=0.02)
+    assert "below their start" in finding.seen
+
+
+def test_real_results_are_read_and_the_command_prints_them(bench):
+    bench.write(60, gate="name: g\nsuite: suite.yaml\ngood: {requires: [exact]}\n")
+    new = bench.run("new", ["no"] * 30 + [None] * 30)
+    (bench.root / "new" / "verdict.json").write_text(json.dumps(judge(new, new, bench.gate).dump()))
+    ran = CliRunner().invoke(app, [str(bench.root / "new")])
+    assert ran.exit_code == 0
+    assert "1. the scorers could not tell: 50.0% of the samples of 'exact' are unscored, 2.0% are allowed" in ran.stdout
+    assert "rests on:     exact unscored 0.5 (summary.json)" in ran.stdout
+    assert json.loads(CliRunner().invoke(app, [str(bench.root / "new"), "--json"]).stdout)["conclusion"] == "found"
