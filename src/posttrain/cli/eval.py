@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from posttrain.evaluation import ScoringModels
     from posttrain.generation import Generator
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
@@ -28,6 +29,8 @@ def eval_command(
     endpoint: Annotated[str, typer.Option(help="Base URL of an OpenAI-compatible server to ask instead of a local model.")] = "",
     batch_size: Annotated[int, typer.Option(min=1, help="Rows decoded together, or requests in flight.")] = 16,
     cache: Annotated[Path | None, typer.Option(help="Folder of answers to reuse; reused answers have no latency.")] = None,
+    reference: Annotated[Path | None, typer.Option(help="The model that drift is measured from, for suites with a `drift` score.")] = None,
+    reward: Annotated[list[str] | None, typer.Option(metavar="ROLE=FOLDER", help="Who plays a reward model the suite names.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object: the summary.")] = False,
 ) -> None:
     """Ask a model every case of a suite, score the answers, write results and a summary with intervals."""
@@ -48,6 +51,7 @@ def eval_command(
             name=name,
             trained_at=_trained_at(adapter),
             concurrency=batch_size,
+            models=_models(model, adapter, reference, reward or []) if loaded.needs_models else None,
         )
         display.step(1, f"{loaded.config.name} on {name}", "done")
     text = json.dumps(dict(result.summary), ensure_ascii=False) if as_json else "\n".join(summary_lines(result.summary))
@@ -63,6 +67,18 @@ def _open(model: str, adapter: Path | None, endpoint: str, batch_size: int) -> "
     if endpoint:
         return EndpointGenerator(endpoint, model, api_key=os.environ.get("OPENAI_API_KEY"), concurrency=batch_size)
     return LocalGenerator.load(model, adapter, batch_size=batch_size)
+
+
+def _models(model: str, adapter: Path | None, reference: Path | None, rewards: list[str]) -> "ScoringModels":
+    from posttrain.errors import ConfigError
+    from posttrain.evaluation import ScoringModels
+    from posttrain.models import find_model
+
+    wrong = next((entry for entry in rewards if not all(entry.partition("=")[::2])), None)
+    if wrong is not None:
+        raise ConfigError(f"--reward {wrong} is not ROLE=FOLDER", hint="for example: --reward held-out=runs/held-out/model")
+    roles = {role: find_model(folder) for role, _, folder in (entry.partition("=") for entry in rewards)}
+    return ScoringModels(find_model(model), adapter, find_model(reference) if reference else None, roles)
 
 
 def _trained_at(adapter: Path | None) -> str | None:

@@ -18,7 +18,8 @@ def write_recipe_report(loaded: LoadedRecipe, gate: Gate, steps: Sequence[StepRe
     from posttrain.evaluation import EvaluationResult
 
     candidate, baseline = EvaluationResult.load(after), EvaluationResult.load(before)
-    sections = [*_training_sections(steps), *_data_sections(steps), _step_section(steps), _lineage_section(steps)]
+    made = [*_training_sections(steps), *_reward_sections(steps), *_label_sections(steps), *_data_sections(steps)]
+    sections = [*made, _step_section(steps), _lineage_section(steps)]
     title = f"{loaded.recipe.name}: {candidate.name} against {baseline.name}"
     write_report(path, judge(candidate, baseline, gate), candidate, baseline, gate, sections=sections, title=title)
     return path
@@ -92,6 +93,42 @@ def _curve(history: Sequence[Mapping[str, Any]], width: int = 720, height: int =
         f'<text x="40" y="{height - 4}" font-size="11" fill="currentColor">'
         f"loss per supervised token, {len(losses)} steps</text></svg>"
     )
+
+
+def _reward_sections(steps: Sequence[StepResult]) -> list[ReportSection]:
+    """What each reward model is worth: accuracy by slice, calibration, probes."""
+    sections = []
+    for step in steps:
+        file = step.folder / "evaluation.json"
+        if file.is_file():
+            found = json.loads(file.read_text(encoding="utf-8"))
+            rows: list[tuple[object, ...]] = []
+            for name, entry in found["slices"].items():
+                accuracy = entry["accuracy"]
+                rows.append((name, entry["pairs"], f"{accuracy['value']:.1%} [{accuracy['low']:.1%}, {accuracy['high']:.1%}]"))
+            if fit := found.get("calibration"):
+                note = f"Temperature {fit['temperature']:.3g} on {fit['fitted_on']} pairs of their own; calibration error "
+                note += f"{fit['ece_before']:.3f} before, {fit['ece_after']:.3f} after (a perfect predictor: {fit['ece_by_chance']:.3f})."
+            else:
+                note = "Not calibrated."
+            note = " ".join([note, *found.get("warnings", ())])
+            sections.append(ReportSection(f"Reward model: {step.name}", rows, ("slice", "pairs", "accuracy, 95 % interval"), note=note))
+    return sections
+
+
+def _label_sections(steps: Sequence[StepResult]) -> list[ReportSection]:
+    """How judgements became pairs, source by source."""
+    sections = []
+    for step in steps:
+        if (step.folder / "labels.json").is_file():
+            labels = json.loads((step.folder / "labels.json").read_text(encoding="utf-8"))
+            rows = [
+                (name, made["comparisons"], made["pairs"], made["soft"], made["method"], made["rubric"], str(made["left_out"] or ""))
+                for name, made in ((name, entry["pairs"]) for name, entry in labels.items())
+            ]
+            head = ("source", "comparisons", "pairs", "soft labels", "method", "rubric", "left out")
+            sections.append(ReportSection(f"Labels: {step.name}", rows, head))
+    return sections
 
 
 def _data_sections(steps: Sequence[StepResult]) -> list[ReportSection]:

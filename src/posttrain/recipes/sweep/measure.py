@@ -1,0 +1,120 @@
+"""One point of a sweep, measured: how often it moved towards the better of two held-out answers, and how far it moved altogether."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from posttrain.chat import ChatContract
+from posttrain.metrics import Interval, mean_interval, proportion_interval
+from posttrain.models import ModelSettings, Policy, completion_logprobs
+from posttrain.objectives.kl import kl_per_token
+from posttrain.records import GenerationRequest, Message, PreferencePair, SamplingSettings, TokenSequence
+from posttrain.stages.pairs import PreferenceData
+from posttrain.training import reference_logprobs
+
+
+@dataclass(frozen=True, slots=True)
+class SampleSettings:
+    """Fresh answers that drift is measured on: at most ``count`` held-out prompts, one answer each, at temperature 1."""
+
+    count: int = 64
+    max_new_tokens: int = 64
+    batch_size: int = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """Figures with 95 % intervals, grouped by prompt. Log-ratios are log pi/pi_ref, in nats, summed over an answer.
+
+    accuracy: share of held-out pairs whose better answer's log-ratio is the higher one (a tie is one half): target gain, .5 by chance.
+    margin: better minus worse log-ratio. kl: KL(policy || start model) of an answer's first tokens, estimator k3 on the policy's own
+    samples. chosen_change, rejected_change: mean log-ratio of the better and the worse answers.
+    """
+
+    accuracy: Interval
+    margin: Interval
+    kl: Interval
+    chosen_change: Interval
+    rejected_change: Interval
+
+    def dump(self) -> dict[str, Any]:
+        """Plain JSON; a bound that is not finite is null."""
+        return {name: _finite(asdict(interval)) for name, interval in self._figures().items()}
+
+    def _figures(self) -> dict[str, Interval]:
+        return {name: getattr(self, name) for name in ("accuracy", "margin", "kl", "chosen_change", "rejected_change")}
+
+
+def measure(
+    trained: ModelSettings, start: ModelSettings, pairs: PreferenceData, cache: Path, *, contract: ChatContract, samples: SampleSettings
+) -> Measurement:
+    """Compare a trained policy with the model it started from, on held-out pairs and on fresh answers to their prompts.
+
+    cache: where the start model's log-probabilities of the held-out answers are kept for all points. One model is in memory at a time.
+    """
+    prompts = list(dict.fromkeys(_prompt(record) for record in pairs.records))
+    fresh = _sample(trained, prompts[: samples.count], contract, samples)
+    policy = Policy.load(trained, seed=0)
+    own = np.array([float(row.double().sum()) for row in completion_logprobs(policy, pairs.sequences)])
+    own_fresh = completion_logprobs(policy, fresh)
+    del policy
+    reference = Policy.load(start, seed=0)
+    ref = reference_logprobs(reference, pairs.sequences, cache, contract=contract.hash).sums().double().numpy()
+    ref_fresh = completion_logprobs(reference, fresh)
+    drifts = [float(kl_per_token(new.double(), old.double(), estimator="k3").sum()) for new, old in zip(own_fresh, ref_fresh, strict=True)]
+    better, worse, groups = _ordered(own - ref, pairs, prompts)
+    correct = (np.sign(better - worse) + 1) / 2
+    interval = proportion_interval if np.isin(correct, (0.0, 1.0)).all() else mean_interval
+    return Measurement(
+        accuracy=interval(correct, groups=groups),
+        margin=mean_interval(better - worse, groups=groups),
+        kl=mean_interval(drifts),
+        chosen_change=mean_interval(better, groups=groups),
+        rejected_change=mean_interval(worse, groups=groups),
+    )
+
+
+def _prompt(record: Any) -> tuple[Message, ...]:
+    assert isinstance(record, PreferencePair)
+    return record.prompt
+
+
+def _ordered(
+    ratios: NDArray[np.float64], pairs: PreferenceData, prompts: Sequence[tuple[Message, ...]]
+) -> tuple[NDArray[np.float64], NDArray[np.float64], list[int]]:
+    """Log-ratios of the better and the worse answers [pair] and the number of each pair's prompt; undecided pairs (p = .5) are left out."""
+    numbers = {prompt: number for number, prompt in enumerate(prompts)}
+    probabilities = np.array([float(item.tensors["probabilities"]) for item in pairs.items])
+    decided, is_swapped = probabilities != 0.5, probabilities < 0.5
+    chosen, rejected = ratios[0::2], ratios[1::2]
+    better, worse = np.where(is_swapped, rejected, chosen), np.where(is_swapped, chosen, rejected)
+    groups = [numbers[_prompt(record)] for record, kept in zip(pairs.records, decided, strict=True) if kept]
+    return better[decided], worse[decided], groups
+
+
+def _sample(
+    trained: ModelSettings, prompts: Sequence[tuple[Message, ...]], contract: ChatContract, samples: SampleSettings
+) -> list[TokenSequence]:
+    """Fresh answers as sequences whose generated tokens are supervised; the ids are those drawn, never made from text again."""
+    from posttrain.generation import LocalGenerator
+
+    generator = LocalGenerator.load(trained.path, trained.adapter, dtype=trained.dtype, batch_size=samples.batch_size)
+    requests = [
+        GenerationRequest(prompt, sampling=SamplingSettings(max_new_tokens=samples.max_new_tokens, temperature=1.0, seed=number))
+        for number, prompt in enumerate(prompts)
+    ]
+    sequences = []
+    for request, answer in zip(requests, generator.generate(requests), strict=True):
+        prompt = contract.encode(request.messages, add_generation_prompt=True)
+        ids = np.concatenate((prompt, np.asarray(answer.token_ids, dtype=np.int32)))
+        sequences.append(TokenSequence(ids, np.arange(len(ids)) >= len(prompt)))
+    return sequences
+
+
+def _finite(interval: dict[str, Any]) -> dict[str, Any]:
+    return {name: None if isinstance(value, float) and not isfinite(value) else value for name, value in interval.items()}

@@ -1,0 +1,129 @@
+"""What a sweep starts from: a stage's settings, its start model and its training pairs, and pairs held out from them."""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+from posttrain.config import apply_overrides, content_hash, read_yaml
+from posttrain.data import card_path, read_records, write_jsonl
+from posttrain.errors import ConfigError, DataError, suggest
+from posttrain.records import PreferencePair
+from posttrain.recipes.display import SilentDisplay
+from posttrain.recipes.recipe import LoadedRecipe, StageEntry, load_recipe
+from posttrain.recipes.run import run_recipe
+from posttrain.recipes.steps import StepResult
+
+KIND = "preference"
+HELD_OUT_SHARE = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class SweepSource:
+    """The stage as it would run once. ``settings``: raw, with ``data`` as the file to train on. ``adapter``: of the model before it."""
+
+    name: str
+    model: Path
+    adapter: Path | None
+    settings: Mapping[str, Any]
+
+    @property
+    def data(self) -> Path:
+        """The file of training rows."""
+        return Path(self.settings["data"])
+
+
+def open_source(
+    path: str | Path, *, stage: str = "", model: str = "", run_dir: str | Path = "", overrides: Sequence[str] = ()
+) -> SweepSource:
+    """From a recipe (its stage's clean data and start model, as its own run made them) or from a file of stage settings with ``model``.
+
+    stage: name or kind of the recipe's stage, may be left out where there is one. run_dir: the recipe's output folder, runs/<name> when
+    left out. Raises ConfigError for a stage that is not there and for a recipe that has not been run up to the stage.
+    """
+    if "stages" in read_yaml(path):
+        loaded = load_recipe(path, overrides)
+        return _from_recipe(loaded, _find_stage(loaded, stage), Path(run_dir or Path("runs") / loaded.recipe.name), model)
+    from posttrain.models import find_model
+
+    settings = apply_overrides(read_yaml(path), overrides)
+    if not model or "data" not in settings:
+        what = "'data'" if model else "a start model"
+        raise ConfigError(f"{path}: settings of a single stage need {what}", hint="add `data: FILE`" if model else "name it: --model MODEL")
+    return SweepSource(Path(path).stem, find_model(model), None, settings)
+
+
+def _find_stage(loaded: LoadedRecipe, stage: str) -> StageEntry:
+    entries = [entry for entry in loaded.recipe.stages if entry.kind == KIND]
+    named = [entry for entry in entries if stage in ("", entry.name, entry.kind)]
+    if len(named) != 1:
+        problem = f"has no {KIND} stage '{stage}'" if not named else f"has {len(named)} {KIND} stages"
+        raise ConfigError(f"{loaded.path} {problem}", hint="name one with --stage; " + suggest(stage, [entry.name for entry in entries]))
+    return named[0]
+
+
+def _from_recipe(loaded: LoadedRecipe, entry: StageEntry, out: Path, model: str) -> SweepSource:
+    from posttrain.models import find_model
+
+    again = f"run the recipe up to there first: posttrain run {loaded.path} --out {out}"
+    if not out.is_dir():
+        raise ConfigError(f"{out}: '{loaded.recipe.name}' has not been run, so there is no start model and no clean data", hint=again)
+    steps = {step.name: step for step in run_recipe(loaded, out, display=SilentDisplay(), dry_run=True).steps}
+
+    def finished(name: str) -> StepResult:
+        if steps[name].state != "reused":
+            raise ConfigError(f"{out}: step '{name}' has not been run with these settings", hint=again)
+        return steps[name]
+
+    data = finished(f"curate-{entry.name}").outputs["path"]
+    settings = {**entry.settings, "data": data, "training": {"seed": loaded.recipe.seed, **(entry.settings.get("training") or {})}}
+    if model:
+        return SweepSource(entry.name, find_model(model), None, settings)
+    from posttrain.stages import STAGES
+
+    place = loaded.recipe.stages.index(entry)
+    before = [f"{n + 1}-{e.name}" for n, e in enumerate(loaded.recipe.stages[:place]) if STAGES.get(e.kind).makes == "policy"]
+    made = finished(before[-1] if before else "start-model").outputs
+    return SweepSource(entry.name, Path(made["path"]), Path(made["adapter"]) if made.get("adapter") else None, settings)
+
+
+def hold_out(source: SweepSource, folder: Path, *, seed: int) -> tuple[SweepSource, Path]:
+    """Training rows and held-out pairs (a tenth), divided by prompt, written to ``folder`` with the data's card; the source on the former.
+
+    Which prompts are held out depends on their text and ``seed`` alone. Raises DataError where one side would be empty.
+    """
+    reader = read_records(source.data, PreferencePair, on_bad_row=source.settings.get("on_bad_row", "stop"))
+    pairs = [cast(PreferencePair, record) for record in reader]
+    ranked = sorted({_prompt_key(pair, seed) for pair in pairs})
+    held_out = set(ranked[: max(1, round(HELD_OUT_SHARE * len(ranked)))])
+    if len(ranked) < 2:
+        raise DataError(f"{source.data}: all pairs answer one prompt, none can be held out", hint="name held-out pairs: --test FILE")
+    files = folder / "train.jsonl", folder / "held-out.jsonl"
+    for file, is_held_out in zip(files, (False, True), strict=True):
+        write_jsonl((pair for pair in pairs if (_prompt_key(pair, seed) in held_out) is is_held_out), file)
+        if card_path(source.data).is_file():
+            shutil.copyfile(card_path(source.data), card_path(file))
+    return replace(source, settings={**source.settings, "data": str(files[0])}), files[1]
+
+
+def _prompt_key(pair: PreferencePair, seed: int) -> str:
+    return content_hash([seed, [(message.role, message.content) for message in pair.prompt]])
+
+
+def check_disjoint(training: Path, held_out: Path) -> None:
+    """DataError where a held-out pair's prompt is also trained on: its figures would be those of memory."""
+    trained = {_prompt_key(pair, 0) for pair in _pairs(training)}
+    shared = sum(_prompt_key(pair, 0) in trained for pair in _pairs(held_out))
+    if shared:
+        raise DataError(
+            f"{held_out}: {shared} pairs have prompts that are also in {training}",
+            hint="leave them out, or leave --test out: a tenth of the prompts is then held out",
+        )
+
+
+def _pairs(path: Path) -> list[PreferencePair]:
+    try:
+        return [cast(PreferencePair, record) for record in read_records(path, PreferencePair, on_bad_row="skip")]
+    except DataError:  # labelled answers share no pairs, but may share prompts
+        return cast(list[PreferencePair], list(read_records(path, None, on_bad_row="skip")))
