@@ -21,6 +21,8 @@ COMMANDS = {
     "contract": "Freeze, check and diff the chat contract of a model.",
     "sft": "Supervised fine-tuning, full or LoRA.",
     "preference": "Preference alignment: DPO and its family, KTO.",
+    "sweep": "A preference stage over beta and learning rate: target gain against drift.",
+    "ppo": "Reinforcement learning from a reward model, with the KL brake on.",
     "generate": "Generate answers for the prompts in a file.",
     "chat": "Talk to a model in the terminal.",
     "eval": "Run a suite on a model.",

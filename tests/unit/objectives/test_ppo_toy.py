@@ -69,7 +69,7 @@ def test_the_adaptive_controller_holds_the_distance_and_ends_on_the_optimum_of_i
     reference, rewards = torch.tensor([0.8, 0.2]), torch.tensor([0.0, 1.0])
     policy, trail = train(reference, rewards, AdaptiveKl(coefficient=1.0, target=0.2, gain=0.1, limit=1.0), updates=240)
     assert float((policy * (policy / reference).log()).sum()) == pytest.approx(0.2, rel=0.1)
-    torch.testing.assert_close(policy, optimum(reference, rewards, trail[-1][0]), rtol=0.02, atol=0)
+    torch.testing.assert_close(policy, optimum(reference, rewards, trail[-1][0]), rtol=0.05, atol=0)
 
 
 def test_a_k3_tax_misses_the_optimum():

@@ -1,0 +1,169 @@
+"""RLHF with PPO, from prompts and a reward model to a model folder or adapter. Reads top to bottom; the loop is in ``ppo_loop``."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from posttrain.chat import CONTRACT_FILE, ChatContract
+from posttrain.config.files import write_json
+from posttrain.data import DataCard, check_consent, load_card
+from posttrain.errors import ConfigError
+from posttrain.lineage import LineageStore, RunLogger
+from posttrain.models import ModelOptions, ModelSettings, find_model
+from posttrain.models.actor_critic import ActorCritic
+from posttrain.records import Demonstration, PreferencePair, UnpairedLabel
+from posttrain.rewards import RewardModel
+from posttrain.stages.base import STAGES, Progress, Quiet, Stage, StageResult
+from posttrain.stages.ppo_loop import Entry, Judges, PpoRun, restore_best, run_updates
+from posttrain.stages.ppo_report import evaluate, summarize, write_answers
+from posttrain.stages.ppo_rollouts import Prompt, check_apart, load_prompts
+from posttrain.stages.ppo_settings import PpoConfig as PpoConfig
+from posttrain.stages.setup import check_contracts, context_length, origins, stage_settings
+from posttrain.training import TrainingItem, build_plan, open_world
+from posttrain.training.identity import run_identity
+from posttrain.training.items import data_hash
+
+
+def run_ppo(
+    config: PpoConfig,
+    model_path: str | Path,
+    run_dir: str | Path,
+    *,
+    lineage: LineageStore | None = None,
+    parents: Sequence[str] = (),
+    progress: Progress | None = None,
+    logger: RunLogger | None = None,
+) -> StageResult:
+    """Train ``model_path`` against ``config.reward_model`` and write ``run_dir/model`` (full) or ``run_dir/adapter`` (PEFT files).
+
+    ``result.json`` holds settings, numbers, history and why the run stopped early, if it did; ``answers.jsonl`` reference and result
+    side by side. Killed and called again it goes on from its last checkpoint. Raises DataError for prompts that cannot be answered,
+    CheckFailed for data without consent, ContractError for a value model of another contract, TrainingError for rewards that are constant
+    or not finite and for losses that are not finite, ConfigError and InfrastructureError as :func:`posttrain.training.train` does.
+    """
+    out, folder, show = Path(run_dir), find_model(model_path), progress or Quiet()
+    with open_world() as world:
+        if world.size > 1:
+            raise ConfigError(f"PPO runs in one process, and {world.size} were started", hint="start it without torchrun")
+    files = [config.data, *([config.held_out] if config.held_out else [])]
+    cards = {path: load_card(path) for path in files}
+    for card in cards.values():
+        check_consent(card)
+    contract = ChatContract.load(folder)
+    check_contracts(contract, [folder, out])
+    if config.value_model is not None:
+        contract.check_same(ChatContract.load(find_model(config.value_model)).record(), what=f"value_model {config.value_model}")
+    prompts, held_out = _load_data(config, contract, folder, show)
+    judges = _load_judges(config)
+    run = _build_run(config, folder, contract, judges, prompts)
+    write_json(out / CONTRACT_FILE, contract.record())
+    if logger:
+        logger.log_params(config.dump())
+
+    def on_update(entry: Entry) -> None:
+        show.advance(entry["update"], run.plan.num_steps, _describe(entry))
+        if logger:
+            logger.log_metrics({name: float(value) for name, value in entry.items() if not isinstance(value, str)}, entry["update"])
+
+    history, best = run_updates(run, out, _identity(run), on_update)
+    after = evaluate(run, held_out, reference=False)
+    stopped = str(history[-1]["stopped"])
+    if config.kl_budget is not None and after.measured["kl"] > config.kl_budget and not stopped:
+        stopped = f"KL budget: the last policy measures {after.measured['kl']:.2f} nats per answer, {config.kl_budget:g} allowed"
+        restore_best(run.models, best)
+        after = evaluate(run, held_out, reference=False)
+    if stopped:
+        show.say(f"stopped: {stopped}")
+    before = evaluate(run, held_out, reference=True)
+    metrics = summarize(before, after, history)
+    write_answers(out / "answers.jsonl", before, after)
+    target = out / ("adapter" if config.lora is not None else "model")
+    run.models.drop_value()
+    run.models.policy.save(target, contract)
+    write_json(
+        out / "result.json",
+        {"model": str(folder), "settings": config.dump(), "metrics": metrics, "stopped": stopped, "history": history},
+    )
+    id_ = ""
+    if lineage:
+        sources = _sources(lineage, parents, folder, cards, config, contract)
+        id_ = lineage.put(target.name, {"name": target.name, "stage": "ppo", "metrics": metrics}, parents=sources, files=[target])
+    is_adapter = config.lora is not None
+    return StageResult(folder if is_adapter else target, target if is_adapter else None, metrics, history, id_)
+
+
+def _load_data(config: PpoConfig, contract: ChatContract, folder: Path, show: Progress) -> tuple[list[Prompt], list[Prompt]]:
+    """Training prompts, and those the run is measured on."""
+    context = context_length(folder)
+    prompts, left_out = load_prompts(config.data, contract, config, context=context)
+    note = f"{len(prompts)} prompts" + (f"; {left_out} left out: too long" if left_out else "")
+    if config.held_out is None:
+        show.say(f"{note}; no held-out prompts given: the gain is measured on prompts that were trained on")
+        return prompts, prompts[: config.held_out_limit]
+    held_out, _ = load_prompts(config.held_out, contract, config, context=context)
+    held_out = held_out[: config.held_out_limit]
+    check_apart(prompts, held_out, config.held_out)
+    show.say(f"{note}, {len(held_out)} held out")
+    return prompts, held_out
+
+
+def _load_judges(config: PpoConfig) -> Judges:
+    reward = RewardModel.load(config.reward_model)
+    if config.held_out_reward_model is None:
+        return Judges(reward)
+    held_out = RewardModel.load(config.held_out_reward_model)
+    if held_out.identity == reward.identity:
+        raise ConfigError(
+            f"reward_model and held_out_reward_model are the same model ({config.reward_model})",
+            hint="a held-out reward model must be another one, best trained on other data",
+        )
+    return Judges(reward, held_out)
+
+
+def _build_run(config: PpoConfig, folder: Path, contract: ChatContract, judges: Judges, prompts: Sequence[Prompt]) -> PpoRun:
+    options = {name: getattr(config, name) for name in ModelOptions.model_fields}
+    settings = ModelSettings(path=str(folder), **options)
+    models = ActorCritic.load(settings, seed=config.training.seed, value_path=config.value_model)
+    plan = build_plan(_items(prompts), config.training)
+    return PpoRun(models, contract, judges, prompts, plan, config)
+
+
+def _items(prompts: Sequence[Prompt]) -> list[TrainingItem]:
+    """The prompts as the engine's batch plan takes them."""
+    return [TrainingItem((prompt.as_sequence(),)) for prompt in prompts]
+
+
+def _identity(run: PpoRun) -> dict[str, Any]:
+    """What the run is a run of: the engine's record with PPO's own settings and the reward models in it."""
+    identity = run_identity(run.models.policy, run.config.training, run.plan, data_hash(_items(run.prompts)), run.contract.record())
+    own = {name: value for name, value in run.config.dump().items() if name not in ("training", "data", "held_out", "held_out_limit")}
+    judges = {"reward": run.judges.reward.identity, "held_out": run.judges.held_out.identity if run.judges.held_out else None}
+    return identity | {"settings": identity["settings"] | own | {"judges": judges}}
+
+
+def _describe(entry: Entry) -> str:
+    held = f", held out {entry['held_out_reward']:.3f}" if "held_out_reward" in entry else ""
+    return f"reward {entry['reward']:.3f}{held}  KL {entry['kl']:.2f}  length {entry['length']:.0f}"
+
+
+def _sources(
+    lineage: LineageStore, parents: Sequence[str], folder: Path, cards: Mapping[str, DataCard], config: PpoConfig, contract: ChatContract
+) -> list[str]:
+    """Parents in the lineage: those handed in, or the start model and data; always the reward models and this stage's settings."""
+    models = [path for path in (config.reward_model, config.held_out_reward_model, config.value_model) if path is not None]
+    return [
+        *(parents or origins(lineage, folder, cards)),
+        *(lineage.put("model", {"name": find_model(path).name}, files=[find_model(path)]) for path in dict.fromkeys(models)),
+        *stage_settings(lineage, "ppo", config, contract, seed=config.training.seed),
+    ]
+
+
+STAGES.register("ppo")(
+    Stage(
+        PpoConfig,
+        run_ppo,
+        records=(PreferencePair, UnpairedLabel, Demonstration),
+        files=("held_out",),
+        models=("reward_model", "held_out_reward_model", "value_model"),
+    )
+)

@@ -1,0 +1,200 @@
+"""Prompts in, scored answers out: sampling from the live policy, exact token ids, rewards, and one packed pass for each model."""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from numpy.typing import NDArray
+from torch import Tensor
+
+from posttrain.chat import ChatContract
+from posttrain.data import read_records
+from posttrain.errors import ContractError, DataError
+from posttrain.generation import LocalGenerator
+from posttrain.generation.prompt_file import PROMPT_COLUMNS, read_prompts
+from posttrain.models.actor_critic import ActorCritic
+from posttrain.records import Demonstration, GenerationRequest, Message, PreferencePair, SamplingSettings, TokenSequence
+from posttrain.stages.ppo_settings import PpoConfig
+from posttrain.training import TrainingItem, TrainingSettings
+from posttrain.training.items import Microbatch
+from posttrain.training.plan import split_microbatches
+
+EVALUATION = 0
+"""The update number that evaluation prompts are seeded with; updates of the run count from 1."""
+
+
+class Scorer(Protocol):
+    """What the loop needs of a reward model."""
+
+    @property
+    def identity(self) -> Any:
+        """What names its weights and contract, as JSON types."""
+        ...
+
+    def score(self, pairs: Sequence[tuple[Sequence[Message], Sequence[Message]]]) -> list[float]:
+        """One reward for each (prompt, completion)."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A prompt, its token ids (int32 [token], generation prompt included) and its row in the file, from 0."""
+
+    messages: tuple[Message, ...]
+    tools: tuple[Any, ...]
+    ids: NDArray[np.int32]
+    row: int
+
+    def as_sequence(self) -> TokenSequence:
+        """The ids alone, as the batch plan takes them; nothing in them is supervised."""
+        return TokenSequence(self.ids, np.zeros(len(self.ids), np.bool_), self.row)
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """One sampled answer. ``sequence`` holds the ids as they were drawn, never encoded again; its mask marks the answer."""
+
+    prompt: Prompt
+    sequence: TokenSequence
+    text: str
+    ended: bool
+    """The answer ended its turn itself; False: the length limit cut it."""
+
+    @property
+    def length(self) -> int:
+        """Tokens of the answer, EOS included."""
+        return self.sequence.num_supervised
+
+
+@dataclass(frozen=True, slots=True)
+class Passes:
+    """float32 over the tokens of all answers, answer by answer, under the policy that drew them; without gradients."""
+
+    lengths: Int[Tensor, " sequence"]
+    logprobs: Float[Tensor, " token"]
+    ref_logprobs: Float[Tensor, " token"]
+    entropies: Float[Tensor, " token"]
+    values: Float[Tensor, " token"]
+
+
+def load_prompts(path: str, contract: ChatContract, config: PpoConfig, *, context: int | None) -> tuple[list[Prompt], int]:
+    """The prompts of a file and how many were left out because they leave no room for an answer.
+
+    Raises DataError for an empty file, a row without prompt, or one too long where the config says stop; ContractError where no token could
+    ever end an answer.
+    """
+    if not contract.eos_token_ids:
+        raise ContractError(
+            "the chat contract has no token that ends a turn, so no answer could end", hint="give the tokenizer an EOS token"
+        )
+    prompts = []
+    for row, (messages, tools) in enumerate(_conversations(path)):
+        ids = contract.encode(messages, tools=tools, add_generation_prompt=True)
+        prompts.append(Prompt(tuple(messages), tuple(tools), ids, row))
+    room = None if context is None else context - config.max_new_tokens
+    long = [prompt for prompt in prompts if room is not None and len(prompt.ids) > room]
+    if long and config.on_too_long == "stop":
+        places = ", ".join(f"{prompt.row + 1} ({len(prompt.ids)} tokens)" for prompt in long[:10]) + (", ..." if len(long) > 10 else "")
+        raise DataError(
+            f"{path}: {len(long)} of {len(prompts)} prompts are longer than {room} tokens (context {context} less max_new_tokens "
+            f"{config.max_new_tokens}): {places}",
+            hint="shorten them, lower max_new_tokens, or leave them out with on_too_long: drop",
+        )
+    left_out = {prompt.row for prompt in long}
+    kept = [prompt for prompt in prompts if prompt.row not in left_out]
+    if not kept:
+        raise DataError(f"{path}: none of {len(prompts)} prompts can be answered", hint="lower max_new_tokens, or give shorter prompts")
+    return kept, len(long)
+
+
+def _conversations(path: str) -> Iterable[tuple[Sequence[Message], Sequence[Any]]]:
+    """(messages, tools) of each row: of a prompt file, or the prompts of whatever records the file holds."""
+    file = Path(path)
+    if file.suffix == ".jsonl" and _is_prompt_file(file):
+        yield from ((request.messages, request.tools) for request in read_prompts(file, SamplingSettings()))
+        return
+    for record in read_records(file):
+        if isinstance(record, Demonstration):
+            last = max((i for i, message in enumerate(record.messages) if message.role != "assistant"), default=-1)
+            yield record.messages[: last + 1], record.tools
+        else:
+            yield cast(PreferencePair, record).prompt, getattr(record, "tools", ())
+
+
+def _is_prompt_file(file: Path) -> bool:
+    """Whether the first line is an object with a prompt column and no answers beside it."""
+    try:
+        with open(file, encoding="utf-8") as stream:
+            row = json.loads(stream.readline())
+    except (OSError, ValueError):
+        return True  # read_prompts says what is wrong with it
+    return isinstance(row, dict) and any(row.get(name) for name in PROMPT_COLUMNS) and not {"chosen", "completion"} & set(row)
+
+
+def check_apart(training: Sequence[Prompt], held_out: Sequence[Prompt], path: str) -> None:
+    """Raise DataError when a held-out prompt is also trained on."""
+    seen = {prompt.ids.tobytes(): prompt.row for prompt in training}
+    both = [(prompt.row, seen[prompt.ids.tobytes()]) for prompt in held_out if prompt.ids.tobytes() in seen]
+    if both:
+        raise DataError(
+            f"{path}: {len(both)} of {len(held_out)} held-out prompts are also trained on; row {both[0][0] + 1} is row {both[0][1] + 1} "
+            "of the data",
+            hint="take them out of one of the two files",
+        )
+
+
+def sample(
+    models: ActorCritic, contract: ChatContract, prompts: Sequence[Prompt], config: PpoConfig, *, update: int, reference: bool = False
+) -> list[Rollout]:
+    """One answer a prompt, at temperature 1, from the live weights; seeded by (run, ``update``, position) alone.
+
+    The generator is made anew: what it kept belongs to weights that are gone, and its cache's memory is free while the models train.
+    """
+    requests = []
+    for position, prompt in enumerate(prompts):
+        seed = int(np.random.SeedSequence([config.training.seed, update, position]).generate_state(1, np.uint64)[0])
+        sampling = SamplingSettings(max_new_tokens=config.max_new_tokens, temperature=1.0, seed=seed)
+        requests.append(GenerationRequest(prompt.messages, prompt.tools, sampling, id=str(prompt.row)))
+    with models.sampling(reference=reference) as stock:
+        answers = LocalGenerator(stock, contract, batch_size=config.generation_batch_size).generate(requests)
+    rollouts = []
+    for prompt, answer in zip(prompts, answers, strict=True):
+        ids = np.concatenate((prompt.ids, np.array(answer.token_ids, np.int32)))
+        mask = np.arange(len(ids)) >= len(prompt.ids)
+        rollouts.append(Rollout(prompt, TokenSequence(ids, mask, prompt.row), answer.text, answer.finish_reason == "stop"))
+    return rollouts
+
+
+def score(scorer: Scorer, rollouts: Sequence[Rollout]) -> list[float]:
+    """The reward model's number for each answer, read as text under its own contract."""
+    return scorer.score([(rollout.prompt.messages, (Message("assistant", rollout.text),)) for rollout in rollouts])
+
+
+@torch.no_grad()
+def run_passes(models: ActorCritic, rollouts: Sequence[Rollout], settings: TrainingSettings) -> Passes:
+    """Policy, reference and value over the same packed forests, in the order of ``rollouts``."""
+    columns: list[list[Tensor]] = [[torch.empty(0)] * 4 for _ in rollouts]
+    for positions in _packs(rollouts, settings):
+        items = tuple(TrainingItem((rollouts[position].sequence,)) for position in positions)
+        batch = Microbatch(0, items, torch.device(models.policy.device))
+        forest = batch.build_forest(share=settings.share_prefixes, min_shared=settings.min_shared_tokens)
+        logprobs, entropies = models.policy.logprobs_and_entropies(forest)
+        found = (logprobs, models.reference_logprobs(forest), entropies, models.value.values(forest))
+        counts = [rollouts[position].length for position in positions]
+        for column, values in enumerate(found):
+            for position, part in zip(positions, torch.split(values.float().cpu(), counts), strict=True):
+                columns[position][column] = part
+    joined = [torch.cat(parts) for parts in zip(*columns, strict=True)]
+    return Passes(torch.tensor([rollout.length for rollout in rollouts]), *joined)
+
+
+def _packs(rollouts: Sequence[Rollout], settings: TrainingSettings) -> list[tuple[int, ...]]:
+    items = [TrainingItem((rollout.sequence,)) for rollout in rollouts]
+    return split_microbatches(
+        items, max_tokens=settings.max_tokens_per_microbatch, share=settings.share_prefixes, min_shared=settings.min_shared_tokens
+    )
