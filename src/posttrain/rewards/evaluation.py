@@ -82,11 +82,23 @@ class RewardEvaluation:
         return found
 
 
-def fit_calibration(model: RewardModel, pairs: Sequence[PreferencePair]) -> Calibration:
-    """Fit the temperature on pairs that were neither trained nor tested on.
+def fitting_pairs(model: RewardModel, pairs: Sequence[PreferencePair]) -> list[PreferencePair]:
+    """The pairs whose both sides fit the model's context; a longer one is left out whole, never cut on one side."""
+    return [
+        pair
+        for pair in pairs
+        if max(len(model.encode(pair.prompt, side, tools=pair.tools)) for side in (pair.chosen, pair.rejected)) <= model.context_length
+    ]
 
-    Raises CheckFailed with figures when the rewards are constant or do not order the pairs: there is nothing to calibrate.
+
+def fit_calibration(model: RewardModel, pairs: Sequence[PreferencePair]) -> Calibration | None:
+    """Fit the temperature on pairs that were neither trained nor tested on; None where the rewards do not order them at all.
+
+    Where every pair is ordered as labelled no finite temperature is likeliest; each of the n labels is then taken as (n + 1) / (n + 2)
+    certain (Platt 1999, "Probabilistic outputs for support vector machines", section 2.2). Raises CheckFailed with figures when the rewards are constant, DataError for fewer than 2 pairs.
     """
+    if len(pairs) < 2:
+        raise DataError(f"a temperature cannot be fitted on {len(pairs)} pairs", hint="give a calibration file of at least 100")
     chosen, rejected, probabilities = _rewards(model, pairs)
     every = np.concatenate((chosen, rejected))
     deviation = float(every.std(ddof=1))
@@ -97,13 +109,10 @@ def fit_calibration(model: RewardModel, pairs: Sequence[PreferencePair]) -> Cali
             hint="the model learned nothing from its pairs: check the labels and the learning rate",
         )
     found = fit_temperature(chosen - rejected, probabilities)
+    if found.bounded and math.isfinite(found.value):
+        found = fit_temperature(chosen - rejected, (len(pairs) * probabilities + 1) / (len(pairs) + 2))
     if not math.isfinite(found.value):
-        right = float((chosen > rejected).mean())
-        raise CheckFailed(
-            f"{model.folder}: the rewards do not order the {len(pairs)} calibration pairs (accuracy {right:.3f}, mean difference "
-            f"{float((chosen - rejected).mean()):.3g}), so no temperature can be fitted",
-            hint="train longer or on more pairs; `posttrain reward eval` shows which slices are learned",
-        )
+        return None
     return Calibration(
         temperature=found.value,
         low=found.low if math.isfinite(found.low) else None,
@@ -142,7 +151,7 @@ def evaluate_pairs(model: RewardModel, slices: Mapping[str, Sequence[PreferenceP
         slices=results,
         calibration=_calibration(model, chosen - rejected, probabilities),
         probes=run_probes(model, pairs) if probes and varied and len(set(groups)) >= 4 else (),
-        length_correlation=length_correlation(model, pairs) if varied and len(pairs) >= 4 and np.ptp(lengths) > 0 else None,
+        length_correlation=length_correlation(model, pairs) if varied else None,
         warnings=warnings,
     )
 
@@ -218,7 +227,7 @@ def _warnings(model: RewardModel, rewards: Floats, slices: Mapping[str, SliceRes
             interval = f"{result.accuracy.value:.3f} [{result.accuracy.low:.3f}, {result.accuracy.high:.3f}]"
             found.append(f"slice '{name}': accuracy {interval} over {result.pairs} pairs is not above chance")
     if model.calibration is None:
-        found.append("no calibration.json: differences of rewards are not log-odds")
+        found.append("no temperature: differences of rewards are not log-odds")
     return found
 
 

@@ -79,7 +79,7 @@ class RewardModel:
     ) -> Self:
         """Open a folder written by the reward_model stage, or any sequence classifier of one label with a chat template.
 
-        ``calibration.json`` is taken from the folder or the one above it. Raises ModelError for what is no reward model, ContractError
+        Raises ModelError for what is no reward model, ContractError
         when the tokenizer is not the one the model was trained under.
         """
         folder = find_model(path)
@@ -87,8 +87,13 @@ class RewardModel:
         if (folder / CONTRACT_FILE).is_file():
             contract.check_same(load_record(folder), what=f"reward model {folder}")
         model = ScalarModel.load_frozen(folder, dtype=dtype, device=device)
-        file = next((place / CALIBRATION_FILE for place in (folder, folder.parent) if (place / CALIBRATION_FILE).is_file()), None)
-        return cls(model, contract, folder=folder, calibration=Calibration.load(file) if file else None, batch_tokens=batch_tokens)
+        calibration = Calibration.load(folder / CALIBRATION_FILE) if (folder / CALIBRATION_FILE).is_file() else None
+        return cls(model, contract, folder=folder, calibration=calibration, batch_tokens=batch_tokens)
+
+    @property
+    def context_length(self) -> int:
+        """The longest conversation it can score, in tokens."""
+        return int(self._model.model.config.max_position_embeddings)
 
     @property
     def temperature(self) -> float:
@@ -122,7 +127,7 @@ class RewardModel:
     @torch.no_grad()
     def score_sequences(self, sequences: Sequence[TokenSequence]) -> list[float]:
         """:meth:`score` for encoded conversations."""
-        limit = self._model.model.config.max_position_embeddings
+        limit = self.context_length
         if too_long := [row for row in sequences if len(row) > limit]:
             places = ", ".join(f"{row.index} ({len(row)} tokens)" for row in too_long[:10])
             raise DataError(

@@ -1,7 +1,7 @@
 """What moves a reward that should not: length, flattery, markdown, where a text is packed.
 
 Each probe changes answers without making them better and measures the mean shift of the reward in units of the reward's standard
-deviation over the unchanged answers. A reward that rises by more than ``TOLERANCE`` can be gamed that way (Gao et al. 2022,
+deviation over the answers, chosen and rejected, as they were. A reward that rises by more than ``TOLERANCE`` can be gamed that way (Gao et al. 2022,
 arXiv:2210.10760; Singhal et al. 2023, arXiv:2310.03716, on length).
 """
 
@@ -77,7 +77,8 @@ def run_probes(model: RewardModel, pairs: Sequence[PreferencePair], *, tolerance
     if len(answers) < 4:
         raise ConfigError(f"probes need answers to at least 4 different prompts, got {len(answers)}", hint="give more pairs")
     plain = np.array(model.score(answers))
-    deviation = float(plain.std(ddof=1))
+    others = model.score([(pair.prompt, pair.rejected) for pair in pairs])
+    deviation = float(np.std([*plain, *others], ddof=1))
     if deviation == 0:
         raise ConfigError(f"{model.folder}: all {len(plain)} answers get the same reward {plain[0]:.6g}", hint="the model learned nothing")
     found = []
@@ -87,17 +88,18 @@ def run_probes(model: RewardModel, pairs: Sequence[PreferencePair], *, tolerance
     return [*found, _judge("position", _packed_elsewhere(model, answers, plain) / deviation, tolerance)]
 
 
-def length_correlation(model: RewardModel, pairs: Sequence[PreferencePair]) -> Interval:
+def length_correlation(model: RewardModel, pairs: Sequence[PreferencePair]) -> Interval | None:
     """Spearman's rho of reward and length in tokens over the chosen and rejected answers of ``pairs``, within their pair.
 
-    Both are differences between the sides, so that prompts which call for longer answers do not count as a preference for length.
+    Both are differences between the sides, so that prompts which call for longer answers do not count as a preference for length. None for fewer than 4 pairs or sides of equal length.
     """
     sides = [(pair.prompt, side) for pair in pairs for side in (pair.chosen, pair.rejected)]
     sequences = [model.encode(prompt, side, index=i) for i, (prompt, side) in enumerate(sides)]
     rewards = np.array(model.score_sequences(sequences)).reshape(-1, 2)
     lengths = np.array([len(row) for row in sequences], dtype=np.float64).reshape(-1, 2)
     signs = np.where(np.arange(len(rewards)) % 2, 1.0, -1.0)  # every second pair turned round: which side is first carries no sign
-    return rank_correlation(signs * (rewards[:, 0] - rewards[:, 1]), signs * (lengths[:, 0] - lengths[:, 1]))
+    preferred, longer = signs * (rewards[:, 0] - rewards[:, 1]), signs * (lengths[:, 0] - lengths[:, 1])
+    return rank_correlation(preferred, longer) if len(pairs) >= 4 and np.ptp(longer) > 0 and np.ptp(preferred) > 0 else None
 
 
 def _changed(answer: Turns, change: Callable[[str], str]) -> Turns:

@@ -3,6 +3,7 @@
 from posttrain.stages.base import STAGES, Progress, Quiet, Stage, StageResult
 from posttrain.stages.ppo import PpoConfig, run_ppo
 from posttrain.stages.preference import PreferenceConfig, run_preference
+from posttrain.stages.reward_model import RewardModelConfig, run_reward_model
 from posttrain.stages.sft import SftConfig, run_sft
 
 __all__ = [
@@ -11,10 +12,12 @@ __all__ = [
     "PreferenceConfig",
     "Progress",
     "Quiet",
+    "RewardModelConfig",
     "SftConfig",
     "Stage",
     "StageResult",
     "run_ppo",
     "run_preference",
+    "run_reward_model",
     "run_sft",
 ]
