@@ -13,7 +13,8 @@ from posttrain.chat import ChatContract
 from posttrain.metrics import Interval, mean_interval, proportion_interval
 from posttrain.models import ModelSettings, Policy, completion_logprobs
 from posttrain.objectives.kl import kl_per_token
-from posttrain.records import GenerationRequest, Message, PreferencePair, SamplingSettings, TokenSequence
+from posttrain.recipes.sweep.source import prompt_key
+from posttrain.records import GenerationRequest, PreferencePair, SamplingSettings, TokenSequence, UnpairedLabel
 from posttrain.stages.pairs import PreferenceData
 from posttrain.training import reference_logprobs
 
@@ -57,8 +58,8 @@ def measure(
 
     cache: where the start model's log-probabilities of the held-out answers are kept for all points. One model is in memory at a time.
     """
-    prompts = list(dict.fromkeys(_prompt(record) for record in pairs.records))
-    fresh = _sample(trained, prompts[: samples.count], contract, samples)
+    groups = [prompt_key(record) for record in pairs.records]
+    fresh = _sample(trained, [pairs.records[groups.index(key)] for key in list(dict.fromkeys(groups))[: samples.count]], contract, samples)
     policy = Policy.load(trained, seed=0)
     own = np.array([float(row.double().sum()) for row in completion_logprobs(policy, pairs.sequences)])
     own_fresh = completion_logprobs(policy, fresh)
@@ -67,7 +68,7 @@ def measure(
     ref = reference_logprobs(reference, pairs.sequences, cache, contract=contract.hash).sums().double().numpy()
     ref_fresh = completion_logprobs(reference, fresh)
     drifts = [float(kl_per_token(new.double(), old.double(), estimator="k3").sum()) for new, old in zip(own_fresh, ref_fresh, strict=True)]
-    better, worse, groups = _ordered(own - ref, pairs, prompts)
+    better, worse, groups = _ordered(own - ref, pairs, groups)
     correct = (np.sign(better - worse) + 1) / 2
     interval = proportion_interval if np.isin(correct, (0.0, 1.0)).all() else mean_interval
     return Measurement(
@@ -79,38 +80,31 @@ def measure(
     )
 
 
-def _prompt(record: Any) -> tuple[Message, ...]:
-    assert isinstance(record, PreferencePair)
-    return record.prompt
-
-
 def _ordered(
-    ratios: NDArray[np.float64], pairs: PreferenceData, prompts: Sequence[tuple[Message, ...]]
-) -> tuple[NDArray[np.float64], NDArray[np.float64], list[int]]:
-    """Log-ratios of the better and the worse answers [pair] and the number of each pair's prompt; undecided pairs (p = .5) are left out."""
-    numbers = {prompt: number for number, prompt in enumerate(prompts)}
+    ratios: NDArray[np.float64], pairs: PreferenceData, groups: Sequence[str]
+) -> tuple[NDArray[np.float64], NDArray[np.float64], list[str]]:
+    """Log-ratios of the better and the worse answers [pair] and each pair's prompt; undecided pairs (probability one half) are left out."""
     probabilities = np.array([float(item.tensors["probabilities"]) for item in pairs.items])
-    decided, is_swapped = probabilities != 0.5, probabilities < 0.5
+    is_decided, is_swapped = probabilities != 0.5, probabilities < 0.5
     chosen, rejected = ratios[0::2], ratios[1::2]
     better, worse = np.where(is_swapped, rejected, chosen), np.where(is_swapped, chosen, rejected)
-    groups = [numbers[_prompt(record)] for record, kept in zip(pairs.records, decided, strict=True) if kept]
-    return better[decided], worse[decided], groups
+    return better[is_decided], worse[is_decided], [group for group, kept in zip(groups, is_decided, strict=True) if kept]
 
 
 def _sample(
-    trained: ModelSettings, prompts: Sequence[tuple[Message, ...]], contract: ChatContract, samples: SampleSettings
+    trained: ModelSettings, records: Sequence[PreferencePair | UnpairedLabel], contract: ChatContract, samples: SampleSettings
 ) -> list[TokenSequence]:
     """Fresh answers as sequences whose generated tokens are supervised; the ids are those drawn, never made from text again."""
     from posttrain.generation import LocalGenerator
 
     generator = LocalGenerator.load(trained.path, trained.adapter, dtype=trained.dtype, batch_size=samples.batch_size)
     requests = [
-        GenerationRequest(prompt, sampling=SamplingSettings(max_new_tokens=samples.max_new_tokens, temperature=1.0, seed=number))
-        for number, prompt in enumerate(prompts)
+        GenerationRequest(record.prompt, tuple(record.tools), SamplingSettings(samples.max_new_tokens, temperature=1.0, seed=number))
+        for number, record in enumerate(records)
     ]
     sequences = []
     for request, answer in zip(requests, generator.generate(requests), strict=True):
-        prompt = contract.encode(request.messages, add_generation_prompt=True)
+        prompt = contract.encode(request.messages, tools=request.tools, add_generation_prompt=True)
         ids = np.concatenate((prompt, np.asarray(answer.token_ids, dtype=np.int32)))
         sequences.append(TokenSequence(ids, np.arange(len(ids)) >= len(prompt)))
     return sequences

@@ -30,6 +30,17 @@ def write_page(path: str | Path, report: Mapping[str, Any]) -> None:
     write_text(path, page)
 
 
+def sweep_text(report: Mapping[str, Any]) -> str:
+    """The figures as a table for the terminal; * marks the points that no other beats in both accuracy and drift."""
+    rows = [("", "beta", "learning rate", "accuracy, %", "drift, nats", "better answers, nats")]
+    for point in sorted(report["points"], key=lambda entry: -entry["measured"]["accuracy"]["value"]):
+        measured, mark = point["measured"], "*" if point["name"] in report["frontier"] else ""
+        figures = figure(measured["accuracy"], scale=100), figure(measured["kl"]), figure(measured["chosen_change"])
+        rows.append((mark, f"{point['beta']:g}", f"{point['learning_rate']:g}", *figures))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+
+
 def figure(interval: Mapping[str, Any], *, scale: float = 1.0, unit: str = "") -> str:
     """``value [low, high]``; a bound the pairs cannot give is a question mark."""
     low, high = ("?" if interval[side] is None else f"{scale * interval[side]:.2f}" for side in ("low", "high"))

@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,10 +15,13 @@ from posttrain.recipes.start_model import folder_fingerprint
 from posttrain.recipes.steps import Display, Outputs, Steps, exclusive
 from posttrain.recipes.sweep.measure import SampleSettings, measure
 from posttrain.recipes.sweep.report import write_page
-from posttrain.recipes.sweep.source import SweepSource, check_disjoint, hold_out
+from posttrain.recipes.sweep.source import SweepSource, check_disjoint, hold_out, prompt_key
 from posttrain.stages.pairs import PreferenceData, PreferenceRules, load_pairs
 from posttrain.stages.preference import PreferenceConfig, run_preference
 from posttrain.stages.setup import context_length
+
+FEW_PROMPTS = 30
+"""Held-out prompts below which the reader is told that intervals are wide."""
 
 if TYPE_CHECKING:
     from posttrain.chat import ChatContract
@@ -31,7 +34,7 @@ class SweepOptions:
     betas: Sequence[float] = ()
     learning_rates: Sequence[float] = ()
     test: str = ""
-    samples: SampleSettings = SampleSettings()
+    samples: SampleSettings = field(default_factory=SampleSettings)
     keep_models: bool = False
 
 
@@ -57,9 +60,11 @@ def run_sweep(source: SweepSource, options: SweepOptions, out: str | Path, *, di
         source = _as_one_model(source, root)
         seed = int((source.settings.get("training") or {}).get("seed", 17))
         source, test = (source, Path(options.test)) if options.test else hold_out(source, root / "data", seed=seed)
-        check_disjoint(source.data, test)
+        check_disjoint(source, test)
         points = grid(source, options, root / "reference")
         contract, pairs = _held_out(source, points[0].config, test)
+        if (num_prompts := len({prompt_key(record) for record in pairs.records})) < FEW_PROMPTS:
+            display.say(f"only {num_prompts} held-out prompts: the intervals will tell few points apart")
         results: list[dict[str, Any]] = []
         report: dict[str, Any] = {}
         for number, point in enumerate(points, 1):
@@ -97,11 +102,11 @@ def grid(source: SweepSource, options: SweepOptions, cache: Path) -> list[Point]
 
 
 def _held_out(source: SweepSource, config: PreferenceConfig, test: Path) -> "tuple[ChatContract, PreferenceData]":
-    """The start model's contract, and the held-out pairs under it; pairs that do not fit the model are left out."""
+    """The start model's contract, and the held-out pairs under it; pairs too long for the model are left out."""
     from posttrain.chat import ChatContract
 
     contract = ChatContract.load(source.model)
-    rules = PreferenceRules(config.max_tokens or context_length(source.model), on_bad_row="skip", on_too_long="drop")
+    rules = PreferenceRules(config.max_tokens or context_length(source.model), config.on_bad_row, on_too_long="drop")
     return contract, load_pairs(str(test), contract, rules)
 
 
@@ -158,7 +163,7 @@ def _report(
         "data": str(source.data),
         "held_out": str(test),
         "num_pairs": len(pairs.items),
-        "num_prompts": len({record.prompt for record in pairs.records}),
+        "num_prompts": len({prompt_key(record) for record in pairs.records}),
         "points": list(results),
         "points_planned": total,
         "frontier": frontier(results),

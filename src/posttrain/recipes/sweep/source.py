@@ -1,19 +1,19 @@
 """What a sweep starts from: a stage's settings, its start model and its training pairs, and pairs held out from them."""
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from posttrain.config import apply_overrides, content_hash, read_yaml
-from posttrain.data import card_path, read_records, write_jsonl
+from posttrain.data import card_path, read_records, record_to_row, write_jsonl
 from posttrain.errors import ConfigError, DataError, suggest
-from posttrain.records import PreferencePair
 from posttrain.recipes.display import SilentDisplay
 from posttrain.recipes.recipe import LoadedRecipe, StageEntry, load_recipe
 from posttrain.recipes.run import run_recipe
 from posttrain.recipes.steps import StepResult
+from posttrain.records import Record
 
 KIND = "preference"
 HELD_OUT_SHARE = 0.1
@@ -93,37 +93,34 @@ def hold_out(source: SweepSource, folder: Path, *, seed: int) -> tuple[SweepSour
 
     Which prompts are held out depends on their text and ``seed`` alone. Raises DataError where one side would be empty.
     """
-    reader = read_records(source.data, PreferencePair, on_bad_row=source.settings.get("on_bad_row", "stop"))
-    pairs = [cast(PreferencePair, record) for record in reader]
-    ranked = sorted({_prompt_key(pair, seed) for pair in pairs})
-    held_out = set(ranked[: max(1, round(HELD_OUT_SHARE * len(ranked)))])
-    if len(ranked) < 2:
-        raise DataError(f"{source.data}: all pairs answer one prompt, none can be held out", hint="name held-out pairs: --test FILE")
+    pairs = list(_read(source, source.data))
+    ranked = sorted({prompt_key(pair, seed) for pair in pairs})
+    held_out = set(ranked[: max(2, round(HELD_OUT_SHARE * len(ranked)))])
+    if len(ranked) < 3:
+        raise DataError(f"{source.data}: {len(ranked)} prompts are too few to hold some out", hint="name held-out pairs: --test FILE")
     files = folder / "train.jsonl", folder / "held-out.jsonl"
     for file, is_held_out in zip(files, (False, True), strict=True):
-        write_jsonl((pair for pair in pairs if (_prompt_key(pair, seed) in held_out) is is_held_out), file)
+        write_jsonl((pair for pair in pairs if (prompt_key(pair, seed) in held_out) is is_held_out), file)
         if card_path(source.data).is_file():
             shutil.copyfile(card_path(source.data), card_path(file))
     return replace(source, settings={**source.settings, "data": str(files[0])}), files[1]
 
 
-def _prompt_key(pair: PreferencePair, seed: int) -> str:
-    return content_hash([seed, [(message.role, message.content) for message in pair.prompt]])
-
-
-def check_disjoint(training: Path, held_out: Path) -> None:
-    """DataError where a held-out pair's prompt is also trained on: its figures would be those of memory."""
-    trained = {_prompt_key(pair, 0) for pair in _pairs(training)}
-    shared = sum(_prompt_key(pair, 0) in trained for pair in _pairs(held_out))
+def check_disjoint(source: SweepSource, held_out: Path) -> None:
+    """DataError where a held-out prompt is also trained on: its figures would be those of memory."""
+    trained = {prompt_key(record) for record in _read(source, source.data)}
+    shared = sum(prompt_key(record) in trained for record in _read(source, held_out))
     if shared:
         raise DataError(
-            f"{held_out}: {shared} pairs have prompts that are also in {training}",
+            f"{held_out}: {shared} of its rows have prompts that are also in {source.data}",
             hint="leave them out, or leave --test out: a tenth of the prompts is then held out",
         )
 
 
-def _pairs(path: Path) -> list[PreferencePair]:
-    try:
-        return [cast(PreferencePair, record) for record in read_records(path, PreferencePair, on_bad_row="skip")]
-    except DataError:  # labelled answers share no pairs, but may share prompts
-        return cast(list[PreferencePair], list(read_records(path, None, on_bad_row="skip")))
+def prompt_key(record: Record, seed: int = 0) -> str:
+    """A hash of the prompt a row answers; ``seed`` shuffles the order of the hashes."""
+    return content_hash([seed, record_to_row(record).get("prompt")])
+
+
+def _read(source: SweepSource, path: Path) -> Iterator[Record]:
+    return read_records(path, on_bad_row=source.settings.get("on_bad_row", "stop"))
