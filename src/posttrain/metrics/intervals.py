@@ -102,8 +102,8 @@ def mean_interval(values: ArrayLike, *, groups: Sequence[Hashable] | None = None
     """Bootstrap-t interval of a mean (Efron & Tibshirani 1993, ch. 12), resampling whole groups where there are any.
 
     The studentised bootstrap keeps its coverage on skewed values and few groups, where the percentile bootstrap is too narrow.
-    Fewer than two groups, or no variation between them, gives an interval of no width only when all values are equal, and
-    an infinite one otherwise.
+    Two groups cannot be resampled: Student's t with one degree of freedom. Fewer than two give an interval of no width only when all
+    values are equal, and an infinite one otherwise.
     """
     array = _values(values)
     codes = group_codes(groups) if _grouped(groups, len(array)) and groups is not None else np.arange(len(array))
@@ -117,6 +117,9 @@ def mean_interval(values: ArrayLike, *, groups: Sequence[Hashable] | None = None
     sums = np.bincount(codes, weights=array, minlength=num_groups).astype(np.float64)
     sizes = np.bincount(codes, minlength=num_groups).astype(np.float64)
     error = _ratio_error(sums[None], sizes[None])[0]
+    if num_groups == 2:  # every resample that varies has the sample's own mean: the bootstrap would give no width
+        half = critical_value(confidence, 1) * float(error)
+        return Interval(mean, mean - half, mean + half, len(array), confidence, "student's t, 2 groups")
     draws = np.random.default_rng(seed).integers(0, num_groups, size=(_NUM_BOOTSTRAP, num_groups))
     drawn_sums, drawn_sizes = sums[draws], sizes[draws]
     drawn_means = drawn_sums.sum(axis=1) / drawn_sizes.sum(axis=1)

@@ -88,6 +88,12 @@ def test_groups_of_one_change_nothing():
     assert proportion_interval(values, groups=list("abcd")) == proportion_interval(values)
 
 
+def test_a_mean_over_two_groups_has_the_width_of_students_t():
+    """Means 1 and 3: standard error 1, one degree of freedom, 12.706 at 95 %."""
+    found = mean_interval([1.0, 3.0])
+    assert (found.low, found.high) == (pytest.approx(2 - 12.706, abs=1e-3), pytest.approx(2 + 12.706, abs=1e-3))
+
+
 def test_a_mean_over_a_single_group_is_unbounded():
     interval = mean_interval([0.1, 0.9, 0.4], groups=["a", "a", "a"])
     assert (interval.low, interval.high) == (-math.inf, math.inf)
