@@ -18,7 +18,7 @@ from posttrain.stages import STAGES
 
 if TYPE_CHECKING:
     from posttrain.chat import ChatContract, MaskKind
-    from posttrain.feedback import Method
+    from posttrain.feedback import Method, PairSet
 
 
 def pairs_of_judgements(labels: LabelSettings, source: Path, folder: Path, display: Display) -> Outputs:
@@ -42,7 +42,7 @@ def pairs_of_judgements(labels: LabelSettings, source: Path, folder: Path, displ
         method: Method = labels.method if judged_twice else "majority"
         found[name] = build_pairs(rows, method=method, min_confidence=labels.min_confidence)
         reports[name] = label_quality(rows).to_dict()
-        display.say(f"{source.name}, {name}: {found[name].to_dict()}")
+        display.say(f"{name}: {_told(found[name])}")
     write_json(folder / "labels.json", {name: {"pairs": found[name].to_dict(), "quality": reports[name]} for name in found})
     pairs = [pair for made in found.values() for pair in made.pairs]
     clean = folder / "pairs.jsonl"
@@ -51,6 +51,11 @@ def pairs_of_judgements(labels: LabelSettings, source: Path, folder: Path, displ
     soft = sum(made.soft for made in found.values())
     display.say(f"{source.name}: {len(comparisons)} comparisons, {len(pairs)} pairs, {soft} of them with a soft label")
     return {"path": str(clean), "comparisons": len(comparisons), "pairs": len(pairs), "soft": soft}
+
+
+def _told(made: "PairSet") -> str:
+    left_out = "".join(f", {count} left out ({reason})" for reason, count in made.left_out.items())
+    return f"{made.comparisons} comparisons -> {len(made.pairs)} pairs by {made.method}, rubric {made.rubric}{left_out}"
 
 
 def describe_data(loaded: LoadedRecipe, entry: StageEntry, source: Path, model: Path, folder: Path, display: Display) -> Outputs:
