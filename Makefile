@@ -5,11 +5,14 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo tiny test check format bench docs lock clean
+.PHONY: demo preference tiny test check format bench docs lock clean
 SHELL := bash
 
 demo: $(VENV)/.run  ## the main job: SmolLM2-135M and TAT-QA reports, from the start model to a gated assistant
 	$(BIN)/posttrain run recipes/finops.yaml
+
+preference: $(VENV)/.run  ## reward models, DPO on real pairs, two metrics read together
+	$(BIN)/posttrain run recipes/preference.yaml
 
 tiny: $(VENV)/.run  ## the same stairs in under 90 seconds with a tiny model trained from scratch
 	$(BIN)/posttrain run recipes/tiny.yaml
