@@ -1,7 +1,7 @@
 """One point of a sweep, measured: how often it moved towards the better of two held-out answers, and how far it moved altogether."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -61,20 +61,21 @@ def measure(
     groups = [prompt_key(record) for record in pairs.records]
     fresh = _sample(trained, [pairs.records[groups.index(key)] for key in list(dict.fromkeys(groups))[: samples.count]], contract, samples)
     policy = Policy.load(trained, seed=0)
-    own = np.array([float(row.double().sum()) for row in completion_logprobs(policy, pairs.sequences)])
+    own = completion_logprobs(policy, pairs.sequences)
     own_fresh = completion_logprobs(policy, fresh)
     del policy
     reference = Policy.load(start, seed=0)
-    ref = reference_logprobs(reference, pairs.sequences, cache, contract=contract.hash).sums().double().numpy()
+    ref = reference_logprobs(reference, pairs.sequences, cache, contract=contract.hash)
+    ratios = np.array([float((row.double() - ref[position].double()).sum()) for position, row in enumerate(own)])
     ref_fresh = completion_logprobs(reference, fresh)
     drifts = [float(kl_per_token(new.double(), old.double(), estimator="k3").sum()) for new, old in zip(own_fresh, ref_fresh, strict=True)]
-    better, worse, groups = _ordered(own - ref, pairs, groups)
+    better, worse, groups = _ordered(ratios, pairs, groups)
     correct = (np.sign(better - worse) + 1) / 2
     interval = proportion_interval if np.isin(correct, (0.0, 1.0)).all() else mean_interval
     return Measurement(
         accuracy=interval(correct, groups=groups),
         margin=mean_interval(better - worse, groups=groups),
-        kl=mean_interval(drifts),
+        kl=_not_negative(mean_interval(drifts)),
         chosen_change=mean_interval(better, groups=groups),
         rejected_change=mean_interval(worse, groups=groups),
     )
@@ -108,6 +109,11 @@ def _sample(
         ids = np.concatenate((prompt, np.asarray(answer.token_ids, dtype=np.int32)))
         sequences.append(TokenSequence(ids, np.arange(len(ids)) >= len(prompt)))
     return sequences
+
+
+def _not_negative(interval: Interval) -> Interval:
+    """A KL is never below 0, and neither is its estimator k3: a bound below is cut off."""
+    return replace(interval, low=max(interval.low, 0.0))
 
 
 def _finite(interval: dict[str, Any]) -> dict[str, Any]:

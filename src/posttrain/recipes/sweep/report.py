@@ -1,6 +1,7 @@
 """A sweep as a page that opens offline: target gain against drift, every point labelled, and the figures with their intervals."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Mapping
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ from markupsafe import Markup
 from posttrain.config.files import write_text
 
 WIDTH, HEIGHT = 760, 420
-LEFT, RIGHT, TOP, BOTTOM = 62, 20, 16, 50
+LEFT, RIGHT, TOP, BOTTOM = 62, 20, 30, 50
+DRIFT_AXIS = "drift: KL to the start model, nats an answer (square-root scale)"
 COLOURS = 6
 """How many betas have a colour of their own on the page."""
 
@@ -48,27 +50,25 @@ def figure(interval: Mapping[str, Any], *, scale: float = 1.0, unit: str = "") -
 
 
 def plot(report: Mapping[str, Any]) -> Markup:
-    """Drift (nats an answer) to the right, accuracy (per cent) upwards; crosses are 95 % intervals, the dashed line is chance."""
-    points = report["points"]
+    """Drift to the right (nats an answer, on a square-root scale), accuracy upwards; lines are 95 % intervals, cut off at the frame.
+
+    KL grows with the square of a small step, so equal steps away from the start model are equal distances here (as in Gao et al. 2023,
+    arXiv:2210.10760, section 3).
+    """
+    points = sorted(report["points"], key=lambda point: point["measured"]["kl"]["value"])
     betas = sorted({point["beta"] for point in points})
-    spans = [_span([point["measured"][name] for point in points], least) for name, least in (("kl", 0.0), ("accuracy", 0.5))]
-    (x_low, x_high), (y_low, y_high) = spans
-
-    def x(value: float) -> float:
-        return LEFT + (min(max(value, x_low), x_high) - x_low) / (x_high - x_low) * (WIDTH - LEFT - RIGHT)
-
-    def y(value: float) -> float:
-        return HEIGHT - BOTTOM - (min(max(value, y_low), y_high) - y_low) / (y_high - y_low) * (HEIGHT - TOP - BOTTOM)
-
-    parts = [_axes(x, y, spans)]
+    reach = 1.15 * (max(point["measured"]["kl"]["value"] for point in points) or 1.0)
+    accuracies = [point["measured"]["accuracy"] for point in points]
+    floor = min(0.45, *(interval["low"] for interval in accuracies if interval["low"] is not None))
+    parts = [_axes(reach, floor)]
     taken: list[tuple[float, float]] = []
-    for point in sorted(points, key=lambda entry: entry["measured"]["kl"]["value"]):
+    for point in points:
         drift, gain = point["measured"]["kl"], point["measured"]["accuracy"]
-        cx, cy, label = x(drift["value"]), y(gain["value"]), f"β {point['beta']:g} · {point['learning_rate']:g}"
-        x1, x2 = (x(value) for value in _bounds(drift, x_low, x_high))
-        y1, y2 = (y(value) for value in _bounds(gain, y_low, y_high))
+        cx, cy, label = _x(drift["value"], reach), _y(gain["value"], floor), f"β {point['beta']:g} · {point['learning_rate']:g}"
+        x1, x2 = _x(drift["low"] or 0.0, reach), _x(reach if drift["high"] is None else drift["high"], reach)
+        y1, y2 = _y(gain["low"] or floor, floor), _y(1.0 if gain["high"] is None else gain["high"], floor)
         height = cy - 8
-        while any(abs(cx - other_x) < 110 and abs(height - other_y) < 13 for other_x, other_y in taken):
+        while any(abs(cx - other_x) < 115 and abs(height - other_y) < 13 for other_x, other_y in taken):
             height += 13
         taken.append((cx, height))
         anchor, shift = ("end", -8) if cx > WIDTH - 130 else ("start", 8)
@@ -82,28 +82,30 @@ def plot(report: Mapping[str, Any]) -> Markup:
     return Markup(f'<svg class="plot" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{title}">{"".join(parts)}</svg>')
 
 
-def _bounds(interval: Mapping[str, Any], low: float, high: float) -> tuple[float, float]:
-    return (low if interval["low"] is None else interval["low"], high if interval["high"] is None else interval["high"])
+def _x(drift: float, reach: float) -> float:
+    return LEFT + math.sqrt(min(max(drift, 0.0) / reach, 1.0)) * (WIDTH - LEFT - RIGHT)
 
 
-def _span(intervals: Sequence[Mapping[str, Any]], include: float) -> tuple[float, float]:
-    """From lowest to highest bound, ``include`` among them, with a little room; bounds that are not known do not count."""
-    known = [interval[side] for interval in intervals for side in ("value", "low", "high") if interval[side] is not None]
-    low, high = min([include, *known]), max([include, *known])
-    room = 0.06 * (high - low) or 0.05
-    return low - room, high + room
+def _y(accuracy: float, floor: float) -> float:
+    return HEIGHT - BOTTOM - max(accuracy - floor, 0.0) / (1 - floor) * (HEIGHT - TOP - BOTTOM)
 
 
-def _axes(x: Any, y: Any, spans: Sequence[tuple[float, float]]) -> str:
-    (x_low, x_high), (y_low, y_high) = spans
-    ticks = []
-    for step in range(5):
-        drift, gain = x_low + (x_high - x_low) * step / 4, y_low + (y_high - y_low) * step / 4
-        ticks.append(f'<text class="tick" x="{x(drift):.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{drift:.2g}</text>')
-        ticks.append(f'<text class="tick" x="{LEFT - 8}" y="{y(gain) + 4:.1f}" text-anchor="end">{100 * gain:.0f} %</text>')
-    frame = f'<path class="axis" d="M{LEFT} {TOP}V{HEIGHT - BOTTOM}H{WIDTH - RIGHT}"/>'
-    chance = f'<line class="chance" x1="{LEFT}" y1="{y(0.5):.1f}" x2="{WIDTH - RIGHT}" y2="{y(0.5):.1f}"/>'
-    names = (
-        f'<text class="name" x="{WIDTH - RIGHT}" y="{HEIGHT - 10}" text-anchor="end">drift: KL to the start model, nats an answer</text>'
+def _axes(reach: float, floor: float) -> str:
+    base, end = HEIGHT - BOTTOM, WIDTH - RIGHT
+    ticks = [(reach * step**2 / 16, floor + (1 - floor) * step / 4) for step in range(5)]
+    return "".join(
+        [
+            f'<path class="axis" d="M{LEFT} {TOP}V{base}H{end}"/>',
+            f'<line class="chance" x1="{LEFT}" y1="{_y(0.5, floor):.1f}" x2="{end}" y2="{_y(0.5, floor):.1f}"/>',
+            *(
+                f'<text class="tick" x="{_x(drift, reach):.1f}" y="{base + 18}" text-anchor="middle">{drift:.2g}</text>'
+                for drift, _ in ticks
+            ),
+            *(
+                f'<text class="tick" x="{LEFT - 8}" y="{_y(gain, floor) + 4:.1f}" text-anchor="end">{100 * gain:.0f} %</text>'
+                for _, gain in ticks
+            ),
+            f'<text class="name" x="{end}" y="{HEIGHT - 8}" text-anchor="end">{DRIFT_AXIS}</text>',
+            f'<text class="name" x="{LEFT + 8}" y="{TOP - 8}">accuracy on held-out pairs</text>',
+        ]
     )
-    return frame + chance + "".join(ticks) + names

@@ -13,7 +13,7 @@ from posttrain.recipes.display import SilentDisplay
 from posttrain.recipes.recipe import LoadedRecipe, StageEntry, load_recipe
 from posttrain.recipes.run import run_recipe
 from posttrain.recipes.steps import StepResult
-from posttrain.records import Record
+from posttrain.records import PreferencePair, Record
 
 KIND = "preference"
 HELD_OUT_SHARE = 0.1
@@ -94,6 +94,8 @@ def hold_out(source: SweepSource, folder: Path, *, seed: int) -> tuple[SweepSour
     Which prompts are held out depends on their text and ``seed`` alone. Raises DataError where one side would be empty.
     """
     pairs = list(_read(source, source.data))
+    if not isinstance(pairs[0], PreferencePair):
+        raise DataError(f"{source.data}: holds no pairs, so none can be held out", hint="name held-out pairs: --test FILE")
     ranked = sorted({prompt_key(pair, seed) for pair in pairs})
     held_out = set(ranked[: max(2, round(HELD_OUT_SHARE * len(ranked)))])
     if len(ranked) < 3:
