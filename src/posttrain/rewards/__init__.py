@@ -4,7 +4,7 @@ from posttrain.rewards.ensemble import Disagreement, RewardEnsemble
 from posttrain.rewards.evaluation import RewardEvaluation, evaluate_pairs, fit_calibration, fitting_pairs
 from posttrain.rewards.model import CALIBRATION_FILE, Calibration, RewardModel
 from posttrain.rewards.probes import ProbeResult, run_probes
-from posttrain.rewards.report import write_reward_report
+from posttrain.rewards.report import report_lines, write_reward_report
 
 __all__ = [
     "CALIBRATION_FILE",
@@ -17,6 +17,7 @@ __all__ = [
     "evaluate_pairs",
     "fit_calibration",
     "fitting_pairs",
+    "report_lines",
     "run_probes",
     "write_reward_report",
 ]

@@ -95,7 +95,8 @@ def fit_calibration(model: RewardModel, pairs: Sequence[PreferencePair]) -> Cali
     """Fit the temperature on pairs that were neither trained nor tested on; None where the rewards do not order them at all.
 
     Where every pair is ordered as labelled no finite temperature is likeliest; each of the n labels is then taken as (n + 1) / (n + 2)
-    certain (Platt 1999, "Probabilistic outputs for support vector machines", section 2.2). Raises CheckFailed with figures when the rewards are constant, DataError for fewer than 2 pairs.
+    certain (Platt 1999, "Probabilistic outputs for support vector machines", section 2.2). Raises CheckFailed with figures when the
+    rewards are constant, DataError for fewer than 2 pairs.
     """
     if len(pairs) < 2:
         raise DataError(f"a temperature cannot be fitted on {len(pairs)} pairs", hint="give a calibration file of at least 100")

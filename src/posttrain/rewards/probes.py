@@ -1,8 +1,8 @@
 """What moves a reward that should not: length, flattery, markdown, where a text is packed.
 
 Each probe changes answers without making them better and measures the mean shift of the reward in units of the reward's standard
-deviation over the answers, chosen and rejected, as they were. A reward that rises by more than ``TOLERANCE`` can be gamed that way (Gao et al. 2022,
-arXiv:2210.10760; Singhal et al. 2023, arXiv:2310.03716, on length).
+deviation over the answers, chosen and rejected, as they were. A reward that rises by more than ``TOLERANCE`` can be gamed that way
+(Gao et al. 2022, arXiv:2210.10760; Singhal et al. 2023, arXiv:2310.03716, on length).
 """
 
 import math
@@ -72,8 +72,12 @@ CHANGES: Mapping[str, Callable[[str], str]] = {"length": padded, "flattery": fla
 
 
 def run_probes(model: RewardModel, pairs: Sequence[PreferencePair], *, tolerance: float = TOLERANCE) -> list[ProbeResult]:
-    """Every probe on the chosen answers of ``pairs``, one a prompt. Raises ConfigError for fewer than 4 prompts or constant rewards."""
-    answers = list({prompt_key(pair): (pair.prompt, pair.chosen) for pair in pairs if pair.chosen[-1].content.strip()}.values())
+    """Every probe on the chosen answers of ``pairs``, one a prompt, those with room to grow.
+
+    Raises ConfigError for fewer than 4 prompts or constant rewards.
+    """
+    every = {prompt_key(pair): (pair.prompt, pair.chosen) for pair in pairs if pair.chosen[-1].content.strip()}
+    answers = [entry for entry in every.values() if _has_room(model, *entry)]
     if len(answers) < 4:
         raise ConfigError(f"probes need answers to at least 4 different prompts, got {len(answers)}", hint="give more pairs")
     plain = np.array(model.score(answers))
@@ -91,7 +95,8 @@ def run_probes(model: RewardModel, pairs: Sequence[PreferencePair], *, tolerance
 def length_correlation(model: RewardModel, pairs: Sequence[PreferencePair]) -> Interval | None:
     """Spearman's rho of reward and length in tokens over the chosen and rejected answers of ``pairs``, within their pair.
 
-    Both are differences between the sides, so that prompts which call for longer answers do not count as a preference for length. None for fewer than 4 pairs or sides of equal length.
+    Both are differences between the sides, so that prompts which call for longer answers do not count as a preference for length. None
+    for fewer than 4 pairs or sides of equal length.
     """
     sides = [(pair.prompt, side) for pair in pairs for side in (pair.chosen, pair.rejected)]
     sequences = [model.encode(prompt, side, index=i) for i, (prompt, side) in enumerate(sides)]
@@ -100,6 +105,11 @@ def length_correlation(model: RewardModel, pairs: Sequence[PreferencePair]) -> I
     signs = np.where(np.arange(len(rewards)) % 2, 1.0, -1.0)  # every second pair turned round: which side is first carries no sign
     preferred, longer = signs * (rewards[:, 0] - rewards[:, 1]), signs * (lengths[:, 0] - lengths[:, 1])
     return rank_correlation(preferred, longer) if len(pairs) >= 4 and np.ptp(longer) > 0 and np.ptp(preferred) > 0 else None
+
+
+def _has_room(model: RewardModel, prompt: Turns, answer: Turns) -> bool:
+    """Whether every changed version still fits the model's context; one that does not leaves its prompt out of all probes."""
+    return all(len(model.encode(prompt, _changed(answer, change))) <= model.context_length for change in CHANGES.values())
 
 
 def _changed(answer: Turns, change: Callable[[str], str]) -> Turns:

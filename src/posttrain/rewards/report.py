@@ -36,6 +36,27 @@ def write_reward_report(path: str | Path, result: RewardEvaluation) -> None:
     write_text(path, text)
 
 
+def report_lines(result: RewardEvaluation) -> list[str]:
+    """The same for a terminal."""
+    width = max(map(len, result.slices))
+    lines = [f"{'slice':{width}}  pairs  accuracy  95 % interval   ties"]
+    for name, entry in result.slices.items():
+        rate = entry.accuracy
+        lines.append(f"{name:{width}}  {entry.pairs:5}  {rate.value:8.3f}  {rate.low:.3f} to {rate.high:.3f}  {entry.ties:4}")
+    if measured := result.calibration:
+        lines.append(
+            f"calibration error {measured.ece_before:.3f} before, {measured.ece_after:.3f} after T = {measured.temperature:.3g} "
+            f"(by chance {measured.ece_by_chance:.3f}, at most {measured.ece_by_chance_95:.3f})"
+        )
+    lines += [
+        f"probe {probe.name}: {probe.shift.value:+.3f} [{probe.shift.low:+.3f}, {probe.shift.high:+.3f}] deviations: {probe.verdict}"
+        for probe in result.probes
+    ]
+    if rho := result.length_correlation:
+        lines.append(f"rank correlation with length within pairs {rho.value:+.2f} [{rho.low:+.2f}, {rho.high:+.2f}]")
+    return [*lines, *(f"warning: {warning}" for warning in result.warnings)]
+
+
 def _rate(interval: Interval) -> str:
     return f"{interval.value:.3f} ({interval.low:.3f} to {interval.high:.3f})"
 
