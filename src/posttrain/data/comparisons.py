@@ -32,27 +32,32 @@ SWAPPED: dict[str, Choice] = {"a": "b", "b": "a", "tie": "tie"}
 
 
 def load_comparisons(path: str | Path) -> list[Comparison]:
-    """All comparisons of a file, recognised by its columns. In a file with one judgement a row, rows about the same answers are joined.
+    """All comparisons of a file, recognised by its columns. Rows about the same answers are joined where a row is one judgement.
 
     Read: PandaLM's test set (three annotators), FineGrainedRLHF's ``qa_feedback`` (four answers, six pairs a row), Open-Instruct's human
-    evaluation (one judgement a row, five grades, evaluator ids) and our own rows (``prompt, completion_a, completion_b, judgements``).
+    evaluation (one judgement a row, five grades, evaluator ids) and our own rows (``prompt, completion_a, completion_b, judgements``;
+    joined where they also have one ``id``).
     Raises DataError with file, row, field, value and fix.
     """
     source = open_source(path)
     first = next((row for _, row in source.rows() if isinstance(row, dict)), {})
     if first.keys() >= {"question", "preference", *PREDICTIONS}:
         return list(_fine_grained(Path(path)))
-    comparisons = [record for record in read_records(path, Comparison) if isinstance(record, Comparison)]
-    return merge(comparisons) if all(len(one.judgements) <= 1 for one in comparisons) else comparisons
+    reader = read_records(path, Comparison)
+    comparisons = [record for record in reader if isinstance(record, Comparison)]
+    if reader.report.shape == "open_instruct_human_eval":
+        return merge(comparisons)
+    return merge(comparisons, same_id=True) if reader.report.shape == "comparison" else comparisons
 
 
-def merge(comparisons: Iterable[Comparison]) -> list[Comparison]:
+def merge(comparisons: Iterable[Comparison], *, same_id: bool = False) -> list[Comparison]:
     """Comparisons of the same two answers by the same models joined into the first of them, sides swapped where they stood otherwise."""
     found: dict[tuple[Any, ...], Comparison] = {}
     for one in comparisons:
         models = one.metadata.get("model_a"), one.metadata.get("model_b")
-        key = (one.prompt, one.a, one.b, *models)
-        mirrored = (one.prompt, one.b, one.a, *models[::-1])
+        name = one.id if same_id else ""
+        key = (name, one.prompt, one.a, one.b, *models)
+        mirrored = (name, one.prompt, one.b, one.a, *models[::-1])
         if key not in found and mirrored in found and one.a != one.b:
             key, one = mirrored, swap(one)
         if (kept := found.get(key)) is None:
@@ -67,15 +72,15 @@ def merge(comparisons: Iterable[Comparison]) -> list[Comparison]:
 
 
 def swap(comparison: Comparison) -> Comparison:
-    """The same comparison with sides a and b exchanged, judgements, gold and ``model_a`` / ``model_b`` with them."""
-    models = {"model_a": "model_b", "model_b": "model_a"}
+    """The same comparison with sides a and b exchanged, and all that speaks of one side with them: ``model_a`` becomes ``model_b``."""
+    ends = {"_a": "_b", "_b": "_a"}
     return replace(
         comparison,
         a=comparison.b,
         b=comparison.a,
         judgements=tuple(_swapped(judgement) for judgement in comparison.judgements),
         gold=SWAPPED[comparison.gold] if comparison.gold else None,
-        metadata={models.get(name, name): value for name, value in comparison.metadata.items()},
+        metadata={name[:-2] + ends.get(name[-2:], name[-2:]): value for name, value in comparison.metadata.items()},
     )
 
 

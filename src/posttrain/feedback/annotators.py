@@ -28,8 +28,10 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Annotator:
-    """One annotator's labels. ``confusion`` [true choice][said choice] after Dawid-Skene, ``accuracy`` its diagonal weighed by the prior
-    (None where fewer than :data:`FEWEST` comparisons were judged by others too); ``repeated``: how often a second label of the same comparison was the same.
+    """One annotator's labels.
+
+    ``confusion`` [true choice][said choice] after Dawid-Skene, and ``accuracy``, its diagonal weighed by the prior, are None where fewer
+    than :data:`FEWEST` comparisons were judged by others too. ``repeated``: how often a second label of the same comparison was the same.
     ``findings``: the tests at which the annotator stands out.
     """
 
@@ -87,13 +89,10 @@ def _confusions(table: LabelTable) -> list[tuple[Floats, float] | None]:
     found = dawid_skene_fit(table)
     if found is None:
         return [None] * len(table.annotators)
-    fit, rows = found
-    given = (table.codes != MISSING).any(axis=2)
-    checked = (given.sum(axis=1) >= 2) | (table.gold != MISSING)
-    enough = (given & checked[:, None]).sum(axis=0) >= FEWEST
+    fit, rows, alone = found
     return [
         (fit.confusion[row], float((fit.prior * np.diagonal(fit.confusion[row])).sum())) if known else None
-        for row, known in zip(rows, enough, strict=True)
+        for row, known in zip(rows, alone, strict=True)
     ]
 
 

@@ -52,8 +52,8 @@ def label_table(comparisons: Sequence[Comparison]) -> LabelTable:
     return LabelTable(annotators, codes, gold, tuple(prompt_group(one) for one in comparisons))
 
 
-def dawid_skene_fit(table: LabelTable) -> tuple[DawidSkene, NDArray[np.int64]] | None:
-    """The fit, and the row of its confusion matrices that belongs to each annotator; None where nobody's reliability can be known.
+def dawid_skene_fit(table: LabelTable) -> tuple[DawidSkene, NDArray[np.int64], NDArray[np.bool_]] | None:
+    """The fit, the confusion matrix that is each annotator's, and whether it is theirs alone; None where nobody can be checked.
 
     Annotators who share fewer than :data:`FEWEST` comparisons (with others or with gold tasks) are taken as one, the last row: too
     little is known of each alone. Every matrix begins with the pseudo-counts :data:`PRIOR_COUNTS`.
@@ -64,12 +64,13 @@ def dawid_skene_fit(table: LabelTable) -> tuple[DawidSkene, NDArray[np.int64]] |
         return None
     known = (given & checked[:, None]).sum(axis=0) >= FEWEST
     rows = np.where(known, np.cumsum(known) - 1, known.sum())
-    items, columns, repeats = table.codes.shape
+    items, _, repeats = table.codes.shape
     alone = table.codes[:, known]
     rest = table.codes[:, ~known].reshape(items, 1, -1)
     codes = np.full((items, alone.shape[1] + 1, max(repeats, rest.shape[2])), MISSING)
     codes[:, :-1, :repeats], codes[:, -1:, : rest.shape[2]] = alone, rest
-    return dawid_skene(codes[:, : rows.max() + 1], len(CHOICES), known=table.gold, smoothing=PRIOR_COUNTS), rows
+    fit = dawid_skene(codes[:, : rows.max() + 1], len(CHOICES), known=table.gold, smoothing=PRIOR_COUNTS)
+    return fit, rows, known
 
 
 def prompt_group(comparison: Comparison) -> str:

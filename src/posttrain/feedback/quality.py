@@ -38,6 +38,7 @@ class LabelReport:
 
     rubric: str
     comparisons: int
+    unjudged: int
     judgements: int
     prompts: int
     judged_twice: int
@@ -69,6 +70,8 @@ def label_quality(comparisons: Sequence[Comparison], *, seed: int = 0) -> LabelR
     rubric = check_one_rubric(comparisons)
     if not rubric:
         raise DataError(f"none of {len(comparisons)} comparisons has a judgement", hint="have them judged first")
+    unjudged = sum(not one.judgements for one in comparisons)
+    comparisons = [one for one in comparisons if one.judgements]
     table = label_table(comparisons)
     ratings = _ordered(table)
     groups = table.groups
@@ -78,6 +81,7 @@ def label_quality(comparisons: Sequence[Comparison], *, seed: int = 0) -> LabelR
     return LabelReport(
         rubric=rubric,
         comparisons=len(comparisons),
+        unjudged=unjudged,
         judgements=len(said),
         prompts=len(set(groups)),
         judged_twice=int((given >= 2).sum()),

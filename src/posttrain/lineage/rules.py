@@ -8,6 +8,8 @@ from posttrain.errors import CheckFailed
 KINDS = {
     "data": "rows used for training, with licence, consent and provenance",
     "policy": "the written rules: name, version, text",
+    "rubric": "what annotators are asked: name, version, text",
+    "constitution": "what a judge is told: name, version, text",
     "template": "the chat contract: hash, versions",
     "suite": "evaluation cases and criteria, frozen",
     "code": "the commit and source hash of the code that ran",
@@ -23,7 +25,7 @@ KINDS = {
     "run": "one run of a recipe",
 }
 
-TEXT_KINDS = ("policy", "template")
+TEXT_KINDS = ("policy", "rubric", "constitution", "template")
 """Kinds whose ``text`` is fixed by ``name`` and ``version``."""
 
 REQUIRED = {
@@ -33,6 +35,8 @@ REQUIRED = {
     ),
     "waiver": (("what", "by", "reason"), "a waiver says what is passed over, by whom and why"),
     "policy": (("name", "version", "text"), "give the policy a name and a version"),
+    "rubric": (("name", "version", "text"), "give the rubric a name and a version"),
+    "constitution": (("name", "version", "text"), "give the constitution a name and a version"),
 }
 """What a kind must say ("a or b": one of them is enough), and how to mend it."""
 

@@ -78,11 +78,11 @@ def test_rows_of_one_judgement_are_joined_and_contrary_gold_answers_are_refused(
     one = Comparison(
         (Message("user", "q"),), (Message("assistant", "x"),), (Message("assistant", "y"),), (Judgement("ann", "a", "r"),), id="1"
     )
-    other = replace(swap(one), id="2", judgements=(Judgement("bob", "a", "r"),))
+    other = replace(swap(one), judgements=(Judgement("bob", "a", "r"),))
     write_jsonl([one, other], tmp_path / "c.jsonl")
     (joined,) = load_comparisons(tmp_path / "c.jsonl")
     assert [(j.annotator, j.choice) for j in joined.judgements] == [("ann", "a"), ("bob", "b")]
-    with pytest.raises(DataError, match="1 are one comparison with gold answers"):
+    with pytest.raises(DataError, match="1 and 1 are one comparison with gold answers"):
         merge([replace(one, gold="a"), replace(other, gold="a")])
 
 
