@@ -13,6 +13,7 @@ from posttrain.training import TrainingSettings
 
 LORA_LEARNING_RATE = 5e-5
 FULL_LEARNING_RATE = 1e-6
+VALUE_RATE_RATIO = 10.0
 
 
 class RewardShaping(Config):
@@ -76,8 +77,9 @@ class PpoConfig(ModelOptions):
     """Optimiser steps in a pass."""
     clip_epsilon: float = Field(default=0.2, gt=0, lt=1)
     """How far a token's probability ratio may move before its gradient is cut off."""
-    value_clip_range: float = Field(default=0.2, gt=0)
-    """How far a value may move in an update before its gradient is cut off, in units of reward."""
+    value_clip_range: float = Field(default=0.5, gt=0)
+    """How far a value may move in an update before its gradient is cut off, in standard deviations of the update's returns: so it means the
+    same whatever the reward model's unit is."""
     discount: float = Field(default=1.0, gt=0, le=1)
     """Gamma. At 1 an answer's reward counts the same at its first token as at its last."""
     trace_decay: float = Field(default=0.95, ge=0, le=1)
@@ -85,7 +87,7 @@ class PpoConfig(ModelOptions):
     whiten_advantages: bool = True
     """Give the update's advantages mean 0 and variance 1."""
     value_learning_rate: float | None = Field(default=None, gt=0, le=1)
-    """Peak rate of the value's weights; left out: twice that of the policy."""
+    """Peak rate of the value's weights; left out: ten times that of the policy, as a fresh value has everything to learn."""
     kl: KlController = FixedKl()
     """``{name: fixed, coefficient: .05}`` or ``{name: adaptive, coefficient: .05, target: 6}``."""
     kl_estimator: KlEstimator = "k1"
@@ -126,4 +128,4 @@ class PpoConfig(ModelOptions):
     @property
     def value_rate_ratio(self) -> float:
         """The value's learning rate over the policy's."""
-        return 2.0 if self.value_learning_rate is None else self.value_learning_rate / self.training.learning_rate
+        return VALUE_RATE_RATIO if self.value_learning_rate is None else self.value_learning_rate / self.training.learning_rate

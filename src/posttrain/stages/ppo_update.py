@@ -18,6 +18,9 @@ from posttrain.training.plan import split_microbatches
 from posttrain.training.schedule import learning_rate
 from posttrain.training.step import StepSums, accumulate, blame_gradient, check_sums, scale_gradients, seed_step
 
+SMALLEST_SPREAD = 1e-6
+"""Returns that vary less than this are taken as constant."""
+
 
 def build_ppo_optimizer(models: ActorCritic, config: PpoConfig) -> torch.optim.Optimizer:
     """AdamW over the masters of policy and value; the value's groups run at a rate of their own (``scale``)."""
@@ -51,9 +54,12 @@ class Updater:
     def __init__(self, models: ActorCritic, config: PpoConfig, num_updates: int) -> None:
         self.models, self.config, self.num_updates = models, config, num_updates
         self.optimizer = build_ppo_optimizer(models, config)
+        self._spread = 1.0
 
     def run(self, items: Sequence[TrainingItem], update: int) -> dict[str, float]:
         """Train on ``items`` (``update`` counts from 0); numbers per token, averaged over the steps taken.
+
+        The value's loss is in units of the returns' variance: one half is what a constant at their mean would have.
 
         A loss or gradient that is not finite raises TrainingError before the optimiser step it belongs to. When a minibatch finds the
         policy further than ``update_kl_limit`` from the one that answered, the rest of the update is skipped, that minibatch included.
@@ -63,6 +69,7 @@ class Updater:
         rate = learning_rate(update, self.num_updates, settings)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group.get("scale", 1.0)
+        self._spread = max(float(torch.cat([item.tensors["returns"] for item in items]).std(correction=0)), SMALLEST_SPREAD)
         steps: list[dict[str, float]] = []
         skipped = 0.0
         for epoch in range(self.config.epochs_per_update):
@@ -115,8 +122,9 @@ class Updater:
         return ppo_policy_loss(logprobs, batch.concat("old_logprobs"), batch.concat("advantages"), clip_epsilon=self.config.clip_epsilon)
 
     def _value_loss(self, _: ForestModel, forest: Forest, batch: Microbatch) -> LossOutput:
-        values = self.models.value.values(forest)
-        return ppo_value_loss(values, batch.concat("old_values"), batch.concat("returns"), clip_range=self.config.value_clip_range)
+        values, old_values, returns = self.models.value.values(forest), batch.concat("old_values"), batch.concat("returns")
+        unit = self._spread
+        return ppo_value_loss(values / unit, old_values / unit, returns / unit, clip_range=self.config.value_clip_range)
 
 
 def _means(sums: StepSums, name: str) -> dict[str, float]:
