@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from posttrain.config import file_hash
+from posttrain.config import content_hash, file_hash
 from posttrain.config.files import write_json
 from posttrain.evaluation import Suite
 from posttrain.lineage import build_loggers
@@ -85,7 +85,9 @@ def train_step(run: RunSoFar, entry: StageEntry, model: StepResult, data: StepRe
             write_json(began, {"trained_at": datetime.now(UTC).isoformat()})
         resolved = settings | files | {key: step.outputs["path"] for key, step in named.items()} | {"data": data.outputs["path"]}
         if "reference_cache" in stage.config.model_fields and "reference_cache" not in settings:
-            resolved["reference_cache"] = str(run.steps.out / "cache" / "reference")
+            rows = {key: value for key, value in comparable.items() if key not in ("objective", "training", "watch")}
+            cache = content_hash({"model": model.key, "data": data.key, "rows": rows})[:16]
+            resolved["reference_cache"] = str(run.steps.out / "cache" / "reference" / cache)
         logger = build_loggers(loaded.recipe.loggers, folder / "logs", report=run.steps.display.say)
         sources = [model, data, *named.values()]
         try:
