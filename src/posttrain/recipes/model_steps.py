@@ -85,7 +85,7 @@ def train_step(run: RunSoFar, entry: StageEntry, model: StepResult, data: StepRe
             write_json(began, {"trained_at": datetime.now(UTC).isoformat()})
         resolved = settings | files | {key: step.outputs["path"] for key, step in named.items()} | {"data": data.outputs["path"]}
         if "reference_cache" in stage.config.model_fields and "reference_cache" not in settings:
-            rows = {key: value for key, value in comparable.items() if key not in ("objective", "training", "watch")}
+            rows = {key: value for key, value in comparable.items() if key not in ("objective", "training", "watch", "unpair")}
             cache = content_hash({"model": model.key, "data": data.key, "rows": rows})[:16]
             resolved["reference_cache"] = str(run.steps.out / "cache" / "reference" / cache)
         logger = build_loggers(loaded.recipe.loggers, folder / "logs", report=run.steps.display.say)
