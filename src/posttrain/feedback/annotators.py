@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,7 +59,7 @@ def annotators(comparisons: Sequence[Comparison], table: LabelTable, *, alpha: f
 
     Tests: agreement with the others lower than the others' among themselves; gold tasks answered worse than by the others (Fisher's
     exact test); the answer shown first chosen more or less often than half the time; where the annotator and the others decide
-    differently, the longer answer taken more or less often than half the time. Judgements of one prompt count as their effective number.
+    differently, the longer answer taken more often than half the time. Judgements of one prompt count as their effective number.
     """
     gold = np.array([one.metadata.get("adjudicated_by") is None for one in comparisons]) & (table.gold != MISSING)
     first = np.array([[_first_shown(one, name) for name in table.annotators] for one in comparisons])
@@ -143,8 +144,8 @@ def _tests(column: int, table: LabelTable, gold: Bools, first: NDArray[np.int64]
     others = _majority_of_others(column, table)
     against = decided & ((others == A) | (others == B)) & (mine != others) & (longer != MISSING)
     found = [_agreement_test(column, table), _gold_test(column, table, gold)]
-    found.append(_half_test("first answer chosen", mine == first, decided & (first != MISSING), table))
-    found.append(_half_test("longer answer chosen against the others", mine == longer, against, table))
+    found.append(_half_test("first answer chosen", mine == first, decided & (first != MISSING), table, "two-sided"))
+    found.append(_half_test("longer answer chosen against the others", mine == longer, against, table, "greater"))
     return [one for one in found if one is not None]
 
 
@@ -190,7 +191,7 @@ def _gold_test(column: int, table: LabelTable, gold: Bools) -> Finding | None:
     return Finding("gold tasks right", mine / of_mine, rest / of_rest, p)
 
 
-def _half_test(test: str, values: Bools, keep: Bools, table: LabelTable) -> Finding | None:
+def _half_test(test: str, values: Bools, keep: Bools, table: LabelTable, alternative: Literal["two-sided", "greater"]) -> Finding | None:
     """Exact binomial test against one half, on the effective number of judgements."""
     from scipy.stats import binomtest
 
@@ -199,7 +200,7 @@ def _half_test(test: str, values: Bools, keep: Bools, table: LabelTable) -> Find
     groups = [group for group, kept in zip(table.groups, keep, strict=True) if kept]
     chosen = values[keep].astype(np.float64)
     size = len(chosen) / design_effect(chosen, groups)
-    p = float(binomtest(round(float(chosen.mean()) * size), max(1, round(size)), 0.5).pvalue)
+    p = float(binomtest(round(float(chosen.mean()) * size), max(1, round(size)), 0.5, alternative=alternative).pvalue)
     return Finding(test, float(chosen.mean()), 0.5, p)
 
 

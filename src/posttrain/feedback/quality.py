@@ -11,7 +11,7 @@ import numpy as np
 from posttrain.errors import DataError
 from posttrain.feedback.annotators import Annotator, annotators
 from posttrain.feedback.effects import Effects, label_effects
-from posttrain.feedback.labels import LabelTable, check_one_rubric, label_table
+from posttrain.feedback.labels import FEWEST, LabelTable, check_one_rubric, label_table
 from posttrain.metrics.agreement import cohen_kappa, fleiss_kappa, krippendorff_alpha, percent_agreement
 from posttrain.metrics.dawid_skene import MISSING
 from posttrain.metrics.intervals import Interval
@@ -20,7 +20,7 @@ from posttrain.records import CHOICES, Comparison
 
 @dataclass(frozen=True, slots=True)
 class PairAgreement:
-    """Two annotators on the ``shared`` comparisons both judged. ``kappa`` is None where it is undefined (one choice throughout)."""
+    """Two annotators on the ``shared`` comparisons both judged. ``kappa`` is None below :data:`FEWEST` of them."""
 
     first: str
     second: str
@@ -108,7 +108,7 @@ def _pair(table: LabelTable, ratings: np.typing.NDArray[np.float64], one: int, o
     both = ratings[:, [one, other]]
     shared = int((~np.isnan(both)).all(axis=1).sum())
     agreement = percent_agreement(both, groups=table.groups, seed=seed) if shared else None
-    kappa = cohen_kappa(both[:, 0], both[:, 1], groups=table.groups, seed=seed) if shared else None
+    kappa = cohen_kappa(both[:, 0], both[:, 1], groups=table.groups, seed=seed) if shared >= FEWEST else None
     return PairAgreement(table.annotators[one], table.annotators[other], shared, agreement, kappa)
 
 

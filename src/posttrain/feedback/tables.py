@@ -37,14 +37,8 @@ def label_tables(report: LabelReport, queue: Sequence[Doubt] = (), *, most: int 
         tables.append(_models(report))
     if queue:
         doubts = tuple((doubt.comparison.id, f"{doubt.entropy:.2f}", _votes(doubt)) for doubt in queue[:most])
-        tables.append(
-            Table(
-                "To adjudicate first",
-                ("comparison", "bits", "votes"),
-                doubts,
-                f"{len(queue)} comparisons have annotators that differ or an uncertain label; most uncertain first",
-            )
-        )
+        note = f"{len(queue)} comparisons have annotators who differ or an uncertain label; most uncertain first"
+        tables.append(Table("To adjudicate first", ("comparison", "bits", "votes"), doubts, note))
     return tables
 
 

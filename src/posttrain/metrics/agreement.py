@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from posttrain.errors import ConfigError
-from posttrain.metrics.intervals import Interval, group_codes, wilson
+from posttrain.metrics.intervals import Interval, group_codes, proportion_interval, wilson
 
 Floats = NDArray[np.float64]
 Disagreement = Callable[[Floats], tuple[Floats, Floats, Floats]]
@@ -24,15 +24,23 @@ NUM_DRAWS = 2000
 def percent_agreement(
     ratings: ArrayLike, *, groups: Sequence[Hashable] | None = None, confidence: float = 0.95, seed: int = 0
 ) -> Interval | None:
-    """Mean over items of the share of pairs of raters who said the same. Items with one rating say nothing."""
+    """Mean over items of the share of pairs of raters who said the same. Items with one rating say nothing.
+
+    Two ratings an item are a proportion, with its interval (Wilson, effective size); more are bootstrapped.
+    """
     counts, _ = _counts(ratings)
-    parts = np.stack([np.ones(len(counts)), _disagreeing_pairs(counts)], axis=1)
+    if not len(counts):
+        return None
+    differ, kept = _disagreeing_pairs(counts), _kept(ratings, groups)
+    if np.isin(differ, (0.0, 1.0)).all():
+        return proportion_interval(1 - differ, groups=kept, confidence=confidence)
+    parts = np.stack([np.ones(len(counts)), differ], axis=1)
 
     def disagreement(sums: Floats) -> tuple[Floats, Floats, Floats]:
         ones = np.ones(len(sums))
         return sums[:, 1] / sums[:, 0], ones, ones
 
-    return _interval(parts, disagreement, _kept(ratings, groups), confidence, seed, "agreement")
+    return _interval(parts, disagreement, kept, confidence, seed, "agreement")
 
 
 def cohen_kappa(
