@@ -16,7 +16,7 @@ DropLong = Annotated[bool, typer.Option("--drop-long", help="Leave out pairs lon
 
 def named_files(given: Sequence[str]) -> dict[str, str]:
     """NAME=FILE arguments as a mapping; a bare file is called by its own name."""
-    return dict(item.split("=", 1) if "=" in item else (Path(item).name, item) for item in given)
+    return {(name if path else Path(item).name): path or item for item in given for name, _, path in [item.partition("=")]}
 
 
 def eval_command(

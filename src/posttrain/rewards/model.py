@@ -105,7 +105,7 @@ class RewardModel:
         """Name, SHA-256 of the weights, contract hash and temperature: what a result made with it depends on."""
         weights = sorted(self.folder.glob("*.safetensors")) or sorted(self.folder.glob("pytorch_model*.bin"))
         return {
-            "name": self.folder.name,
+            "name": "/".join(self.folder.parts[-2:]),
             "weights": [file_hash(file) for file in weights],
             "contract": self.contract.hash,
             "temperature": self.temperature,

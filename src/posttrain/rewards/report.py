@@ -65,7 +65,7 @@ def _bar(interval: Interval) -> Markup:
     """Accuracy from 0 to 1 as a whisker with a dot and a line at one half."""
     low, high, value = (120 * part for part in (interval.low, interval.high, interval.value))
     return Markup(
-        f'<svg width="122" height="14" viewBox="-1 0 122 14" role="img" aria-label="{interval.value:.3f}">'
+        f'<svg width="130" height="14" viewBox="-5 0 130 14" role="img" aria-label="{interval.value:.3f}">'
         '<line x1="60" x2="60" y1="0" y2="14" stroke="#9aa5b1" stroke-dasharray="2 2"/>'
         f'<line x1="{low:.1f}" x2="{high:.1f}" y1="7" y2="7" stroke="{_AFTER}" stroke-width="2"/>'
         f'<circle cx="{value:.1f}" cy="7" r="3.5" fill="{_AFTER}"/></svg>'
