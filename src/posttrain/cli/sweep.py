@@ -34,10 +34,10 @@ def sweep(
     held-out pairs against KL to the start model, with 95 % intervals. Stopped at any time, the same command goes on; finished points
     are reused.
     """
+    betas, rates = _numbers(beta, "--beta"), _numbers(learning_rate, "--learning-rate")
     from posttrain.recipes import TerminalDisplay
     from posttrain.recipes.sweep import SampleSettings, SweepOptions, open_source, run_sweep, sweep_text
 
-    betas, rates = _numbers(beta, "--beta"), _numbers(learning_rate, "--learning-rate")
     options = SweepOptions(betas, rates, test, SampleSettings(samples, sample_tokens), keep_models)
     source = open_source(file, stage=stage, model=model, run_dir=run_dir, overrides=overrides or [])
     folder = Path(out or f"runs/sweep-{source.name}")

@@ -178,6 +178,16 @@ def test_labels_in_place_of_pairs_need_held_out_pairs(project, tmp_path):
         run_sweep(labels, SweepOptions(), tmp_path / "out", display=SilentDisplay())
 
 
+def test_adapters_and_single_labels_are_swept_the_same_way(source, tmp_path):
+    settings = {**source.settings, "objective": "kto", "unpair": True, "lora": {"rank": 4}}
+    options = SweepOptions(learning_rates=(1e-7, 2e-2), samples=SAMPLES)
+    report = run_sweep(replace(source, settings=settings), options, tmp_path / "out", display=SilentDisplay())
+    small, large = (point["measured"] for point in report["points"])
+    assert report["objective"] == "kto"
+    assert small["kl"]["value"] < 1e-6 < large["kl"]["value"]
+    assert large["margin"]["value"] > small["margin"]["value"]
+
+
 def test_stage_settings_without_a_start_model_say_what_is_missing(project):
     with pytest.raises(ConfigError, match="need a start model"):
         open_source(project / "dpo.yaml")
