@@ -95,12 +95,17 @@ def collect_pairs(
     if strategy in ("difference", "uncertain") and scorer is None:
         raise ConfigError(f"strategy '{strategy}' needs scores", hint="give a reward model, or use 'diverse'")
     given = [_candidate(request, row) for request, row in zip(requests, answers, strict=True)]
-    filled = [one for one in given if one.text.strip()]
-    repeats = duplicates((Demonstration((*one.request.messages, *one.answer)) for one in filled), near_jaccard=near_jaccard)
-    kept = [one for position, one in enumerate(filled) if position not in repeats.dropped]
     groups: dict[str, list[Candidate]] = {_prompt_id(one.request): [] for one in given}
-    for one in kept:
-        groups[_prompt_id(one.request)].append(one)
+    for one in given:
+        if one.text.strip():
+            groups[_prompt_id(one.request)].append(one)
+    filled = sum(map(len, groups.values()))
+    exact = near = 0
+    for name, candidates in groups.items():
+        repeats = duplicates((Demonstration((*one.request.messages, *one.answer)) for one in candidates), near_jaccard=near_jaccard)
+        exact, near = exact + len(repeats.exact), near + len(repeats.near)
+        groups[name] = [one for position, one in enumerate(candidates) if position not in repeats.dropped]
+    kept = [one for candidates in groups.values() for one in candidates]
     values = _values(strategy, kept, scorer)
     comparisons: list[Comparison] = []
     for name, candidates in groups.items():
@@ -115,9 +120,9 @@ def collect_pairs(
         comparisons=tuple(comparisons),
         prompts=len(groups),
         candidates=len(given),
-        empty=len(given) - len(filled),
-        exact_duplicates=len(repeats.exact),
-        near_duplicates=len(repeats.near),
+        empty=len(given) - filled,
+        exact_duplicates=exact,
+        near_duplicates=near,
         unpaired=sum(len(candidates) < 2 for candidates in groups.values()),
         strategy=strategy,
     )
