@@ -185,7 +185,11 @@ class RecordReader(Iterator[Record]):
                 f"the row is '{other[0].name}' ({other[0].kind.__name__}), and {wanted} was asked for", hint="give a file of that kind"
             )
         accepted = "; ".join(f"{entry.name}: {' '.join(sorted(entry.needs))}" for entry in self._allowed)
-        raise DataError(f"the columns ({columns}) are no known shape", hint=f"rename the columns to one of: {accepted}")
+        filled = {column for column, value in row.items() if value is not None}
+        nearest = max(self._allowed, key=lambda entry: len(entry.needs & filled) - len(entry.needs - entry.nullable - filled))
+        lacking = sorted(nearest.needs - nearest.nullable - filled)
+        near = f"; '{nearest.name}' lacks only '{lacking[0]}' (missing or null)" if len(lacking) == 1 and nearest.needs & filled else ""
+        raise DataError(f"the columns ({columns}) are no known shape{near}", hint=f"rename the columns to one of: {accepted}")
 
 
 def _reject(row: dict[str, Any] | BadRow, position: int, error: DataError) -> dict[str, Any]:
