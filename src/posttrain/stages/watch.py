@@ -123,17 +123,23 @@ class Watch:
         return numbers | (self._samples(policy) if self.requests else {})
 
     def _samples(self, policy: Policy) -> Numbers:
-        """Of fresh samples: KL to the reference (mean of log p - log p_ref, Schulman's k1), length, refusals, format."""
+        """Of fresh samples: KL to the reference, nats an answer, and its error; length, share that ended, refusals, format.
+
+        ``kl`` is the mean of log p - log p_ref (k1 of Schulman 2020, "Approximating KL divergence"); ``kl_k3`` the mean of the sum over
+        tokens of r - 1 - log r, r = p_ref / p (k3), which is never negative and varies less.
+        """
         drawn = draw_samples(policy, self.contract, self.requests)
         sequences = [sequence for _, sequence, _ in drawn]
         now = completion_logprobs(policy, sequences, max_tokens=self.max_tokens)
         with starting_policy(policy, seed=self.seed) as start:
             reference = completion_logprobs(start, sequences, max_tokens=self.max_tokens)
-        ratios = np.array([float((a.double() - b.double()).sum()) for a, b in zip(now, reference, strict=True)])
+        differences = [b.double() - a.double() for a, b in zip(now, reference, strict=True)]  # log p_ref - log p, a token each
+        ratios = np.array([-float(row.sum()) for row in differences])
         tokens = sum(sequence.num_supervised for sequence in sequences)
         numbers = {
             "kl": float(ratios.mean()),
             "kl_error": _standard_error(ratios),
+            "kl_k3": float(np.mean([float((row.expm1() - row).sum()) for row in differences])),
             "kl_per_token": float(ratios.sum() / tokens),
             "length": tokens / len(sequences),
             "ended": float(np.mean([ended for _, _, ended in drawn])),
