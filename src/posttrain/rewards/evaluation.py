@@ -103,7 +103,7 @@ def fit_calibration(model: RewardModel, pairs: Sequence[PreferencePair]) -> Cali
     chosen, rejected, probabilities = _rewards(model, pairs)
     every = np.concatenate((chosen, rejected))
     deviation = float(every.std(ddof=1))
-    if not (chosen != rejected).any():
+    if not (chosen != rejected).any() or _is_constant(every):
         raise CheckFailed(
             f"{model.folder}: both sides of all {len(pairs)} calibration pairs get the same reward "
             f"(mean {every.mean():.6g}, standard deviation {deviation:.3g})",
@@ -215,10 +215,9 @@ def _calibration(model: RewardModel, differences: Floats, probabilities: Floats)
 
 def _warnings(model: RewardModel, rewards: Floats, slices: Mapping[str, SliceResult]) -> list[str]:
     found, every = [], slices[ALL]
-    deviation = float(rewards.std())
-    if deviation <= 1e-6 * max(1.0, abs(float(rewards.mean()))):
+    if _is_constant(rewards):
         found.append(
-            f"constant rewards: all {len(rewards)} texts get {rewards.mean():.6g} (standard deviation {deviation:.2g}); "
+            f"constant rewards: all {len(rewards)} texts get {rewards.mean():.6g} (standard deviation {rewards.std():.2g}); "
             "the model tells nothing apart"
         )
     elif every.ties > 0.05 * every.pairs:
@@ -230,6 +229,11 @@ def _warnings(model: RewardModel, rewards: Floats, slices: Mapping[str, SliceRes
     if model.calibration is None:
         found.append("no temperature: differences of rewards are not log-odds")
     return found
+
+
+def _is_constant(rewards: Floats) -> bool:
+    """Whether rewards differ by no more than float32 rounds."""
+    return float(rewards.std()) <= 1e-6 * max(1.0, abs(float(rewards.mean())))
 
 
 def _text(turns: Sequence[Any]) -> str:

@@ -194,6 +194,8 @@ def load_splits(config: RewardModelConfig, contract: ChatContract, *, limit: int
         raise DataError(f"{config.data}: all pairs were set aside, none is left to train on", hint="give more prompts, or smaller shares")
     if isinstance(config.calibration, str):
         calibration = read_preferences(config.calibration, on_bad_row=config.on_bad_row).pairs
+    if config.calibration and len(calibration) < 2:
+        raise DataError(f"{len(calibration)} pairs to calibrate on are too few", hint="give a file of at least 100, or calibration: 0")
     files = {"test": config.test} if isinstance(config.test, str) else config.test if isinstance(config.test, dict) else {}
     test |= {name: read_preferences(path, on_bad_row=config.on_bad_row).pairs for name, path in files.items()}
     check_splits({config.data: trained_on, "calibration": set(map(prompt_key, calibration))}, test)
