@@ -44,7 +44,7 @@ class PairwiseJudge:
 
     def judge(self, comparisons: Sequence[Comparison]) -> list[Verdict]:
         """Two requests a comparison, all asked together."""
-        requests = [request for number, one in enumerate(comparisons) for request in self._requests(number, one)]
+        requests = [request for number, one in enumerate(comparisons) for request in self.requests(number, one)]
         replies = list(self._ask(requests))
         return [self._verdict(one, replies[2 * number], replies[2 * number + 1]) for number, one in enumerate(comparisons)]
 
@@ -70,7 +70,8 @@ class PairwiseJudge:
         )
         return replace(verdict.comparison, judgements=(*verdict.comparison.judgements, judgement))
 
-    def _requests(self, number: int, comparison: Comparison) -> list[GenerationRequest]:
+    def requests(self, number: int, comparison: Comparison) -> list[GenerationRequest]:
+        """What is asked about a comparison: a first, then b first."""
         sampling = SamplingSettings(max_new_tokens=self.constitution.max_new_tokens)
         orders = (("ab", comparison.a, comparison.b), ("ba", comparison.b, comparison.a))
         return [
