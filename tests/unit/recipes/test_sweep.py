@@ -154,17 +154,19 @@ def test_the_page_opens_offline_and_labels_every_point(swept):
     out, report = swept
     page = (out / "sweep.html").read_text()
     assert not re.findall(r"(?:src|href)=|@import|url\(", page)
-    labels = re.findall(r"<text [^>]*>(β [^<]*)</text>", page)
-    assert {"β 0.5 · 1e-07", "β 0.5 · 0.005"} <= set(labels)
+    for svg in re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL):
+        labels = re.findall(r"<text [^>]*>(β [^<]*)</text>", svg)
+        assert {"β 0.5 · 1e-07", "β 0.5 · 0.005"} <= set(labels)
     numbers = [float(value) for value in re.findall(r'c[xy]="([^"]+)"', page)]
     assert numbers
     assert all(math.isfinite(number) and 0 <= number <= 760 for number in numbers)
+    assert page.count("<svg") == 2
     assert sweep_text(report).splitlines()[1].startswith("*")
 
 
 def test_the_frontier_holds_the_points_no_other_beats():
-    def point(name, accuracy, kl):
-        return {"name": name, "measured": {"accuracy": {"value": accuracy}, "kl": {"value": kl}}}
+    def point(name, margin, kl):
+        return {"name": name, "measured": {"margin": {"value": margin}, "kl": {"value": kl}}}
 
     points = [point("near", 0.6, 0.1), point("far", 0.8, 2.0), point("beaten", 0.6, 0.5), point("twin", 0.8, 2.0)]
     assert frontier(points) == ["near", "far", "twin"]

@@ -32,9 +32,10 @@ class SampleSettings:
 class Measurement:
     """Figures with 95 % intervals, grouped by prompt. Log-ratios are log pi/pi_ref, in nats, summed over an answer.
 
-    accuracy: share of held-out pairs whose better answer's log-ratio is the higher one (a tie is one half): target gain, .5 by chance.
-    margin: better minus worse log-ratio. kl: KL(policy || start model) of an answer's first tokens, estimator k3 on the policy's own
-    samples. chosen_change, rejected_change: mean log-ratio of the better and the worse answers.
+    margin: better minus worse log-ratio on held-out pairs, the target gain (without beta, so that points compare). accuracy: share of pairs
+    where it is above 0 (a tie is one half); .5 by chance, and blind to the size of the step. kl: KL(policy || start model) of an answer's
+    first tokens, estimator k3 on the policy's own samples. chosen_change, rejected_change: mean log-ratio of the better and the worse
+    answers.
     """
 
     accuracy: Interval
@@ -45,10 +46,7 @@ class Measurement:
 
     def dump(self) -> dict[str, Any]:
         """Plain JSON; a bound that is not finite is null."""
-        return {name: _finite(asdict(interval)) for name, interval in self._figures().items()}
-
-    def _figures(self) -> dict[str, Interval]:
-        return {name: getattr(self, name) for name in ("accuracy", "margin", "kl", "chosen_change", "rejected_change")}
+        return {name: _finite(interval) for name, interval in asdict(self).items()}
 
 
 def measure(

@@ -171,10 +171,10 @@ def _report(
 
 
 def frontier(points: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Names of points that no other beats in both figures: at least as accurate with at most as much drift, and better in one."""
+    """Names of points that no other beats: with at least their margin, at most their drift, and better in one of the two."""
 
     def figures(point: Mapping[str, Any]) -> tuple[float, float]:
-        return point["measured"]["accuracy"]["value"], -point["measured"]["kl"]["value"]
+        return point["measured"]["margin"]["value"], -point["measured"]["kl"]["value"]
 
     def beats(one: tuple[float, float], other: tuple[float, float]) -> bool:
         return one != other and one[0] >= other[0] and one[1] >= other[1]
