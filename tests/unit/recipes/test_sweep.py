@@ -150,6 +150,22 @@ def test_a_sweep_interrupted_between_points_goes_on_with_the_next(project, sourc
     assert not list((tmp_path / "out" / "points").rglob("*.safetensors")), "models are let go unless they are to be kept"
 
 
+def test_a_point_killed_in_training_goes_on_and_comes_to_the_same_figures(project, source, tmp_path):
+    class Kill(SilentDisplay):
+        def advance(self, done, total, note=""):
+            if note.startswith("loss") and done == 3:
+                raise KeyboardInterrupt
+
+    training = {**source.settings["training"], "checkpoint_every_steps": 1}
+    often, options = replace(source, settings={**source.settings, "training": training}), SweepOptions((0.1,), (1e-3,), samples=SAMPLES)
+    straight = run_sweep(often, options, tmp_path / "straight", display=SilentDisplay())
+    with pytest.raises(KeyboardInterrupt):
+        run_sweep(often, options, tmp_path / "killed", display=Kill())
+    assert list((tmp_path / "killed").rglob("step-*")), "killed after a checkpoint"
+    resumed = run_sweep(often, options, tmp_path / "killed", display=SilentDisplay())
+    assert resumed["points"] == straight["points"]
+
+
 def test_the_page_opens_offline_and_labels_every_point(swept):
     out, report = swept
     page = (out / "sweep.html").read_text()

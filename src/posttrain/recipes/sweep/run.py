@@ -94,7 +94,12 @@ def grid(source: SweepSource, options: SweepOptions, cache: Path) -> list[Point]
         settings["objective"] = {**objective, **({} if beta is None else {"beta": beta})}
         settings["training"] = {**(source.settings.get("training") or {}), **({} if rate is None else {"learning_rate": rate})}
         config = parse(PreferenceConfig, settings, where=f"sweep of {source.name}")
-        found, own_rate = float(dict(config.objective)["beta"]), config.training.learning_rate
+        hyperparameters, own_rate = dict(config.objective), config.training.learning_rate
+        if "beta" not in hyperparameters:
+            raise ConfigError(
+                f"objective '{config.objective_name}' has no beta to sweep", hint="take one that has: dpo, ipo, simpo, orpo, kto"
+            )
+        found = float(hyperparameters["beta"])
         points.append(Point(f"beta-{found:g}-lr-{own_rate:g}", found, own_rate, config))
     if len({point.name for point in points}) < len(points):
         raise ConfigError("the grid has the same point twice", hint="give every beta and learning rate once")
