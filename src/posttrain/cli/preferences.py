@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from posttrain.cli.preferences_collect import collect
+from posttrain.cli.preferences_counterexamples import counterexamples
 from posttrain.cli.preferences_decide import adjudicate, pairs
 from posttrain.cli.preferences_judge import judge
 
@@ -55,3 +56,4 @@ app.command()(pairs)
 app.command()(adjudicate)
 app.command()(collect)
 app.command()(judge)
+app.command()(counterexamples)

@@ -1,0 +1,34 @@
+"""`posttrain preferences counterexamples`: pairs whose worse side only looks good."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def counterexamples(
+    file: Annotated[Path, typer.Argument(help="Demonstrations whose answers are right.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Preference pairs, JSONL; the card of FILE goes with them.")],
+    kind: Annotated[list[str] | None, typer.Option(help="nice_but_false, legal_but_wrong, safe_but_refused. May be repeated.")] = None,
+    seed: Annotated[int, typer.Option(help="Of what is changed.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Make counterexamples: flattering and false, valid JSON with a wrong value, a refusal of what is safe. Right answers are chosen.
+
+    Example: posttrain preferences counterexamples data/finops.jsonl --out data/counter.jsonl --kind legal_but_wrong --kind nice_but_false
+    """
+    import shutil
+
+    from posttrain.data import card_path, read_records, write_jsonl
+    from posttrain.feedback.counterexamples import counterexamples as make
+    from posttrain.records import Demonstration
+
+    rows = [row for row in read_records(file, Demonstration) if isinstance(row, Demonstration)]
+    found = make(rows, kind or ["nice_but_false", "legal_but_wrong"], seed=seed)
+    write_jsonl(found.pairs, out)
+    if card_path(file).is_file():
+        shutil.copyfile(card_path(file), card_path(out))
+    summary = {"out": str(out), "rows": len(rows), "pairs": len(found.pairs), "made": found.made, "not_possible": found.not_possible}
+    said = ", ".join(f"{count} {name}" for name, count in found.made.items()) or "none could be made"
+    typer.echo(json.dumps(summary) if as_json else f"{out}: {len(found.pairs)} pairs of {len(rows)} rows ({said})")
