@@ -38,6 +38,8 @@ COMMANDS = {
     "reward-memory-ours": ["reward_model.py", "--memory", "ours", "--dtype", "bfloat16", "--steps", "3"],
     "reward-memory-trl": ["reward_model.py", "--memory", "trl", "--dtype", "bfloat16", "--steps", "3"],
     "shared-reports": ["shared_reports.py"],
+    "ppo": ["ppo.py", "--size", "m135"],
+    "ppo-tiny": ["ppo.py", "--size", "tiny", "--copies"],
     "generation": ["generation.py"],
     "render-mask": ["render_mask.py"],
     "data-readers": ["data_readers.py", "--megabytes", "192"],

@@ -62,6 +62,8 @@ def run_ppo(
 
     def on_update(entry: Entry) -> None:
         show.advance(entry["update"], run.plan.num_steps, _describe(entry))
+        if entry["update"] == 1 and entry["eos_share"] == 0:
+            show.say(f"none of the first {entry['answers']} answers ended its turn: raise max_new_tokens, or teach the model to end (SFT)")
         if logger:
             logger.log_metrics({name: float(value) for name, value in entry.items() if not isinstance(value, str)}, entry["update"])
 
