@@ -65,13 +65,14 @@ def run_sweep(source: SweepSource, options: SweepOptions, out: str | Path, *, di
         contract, pairs = _held_out(source, points[0].config, test)
         if (num_prompts := len({prompt_key(record) for record in pairs.records})) < FEW_PROMPTS:
             display.say(f"only {num_prompts} held-out prompts: the intervals will tell few points apart")
+        files = [folder_fingerprint(source.model), file_hash(source.data), file_hash(test)]
         results: list[dict[str, Any]] = []
         report: dict[str, Any] = {}
         for number, point in enumerate(points, 1):
             steps = Steps(root / "points" / point.name, _Numbered(display, number))
             inputs = {
                 "settings": {key: value for key, value in point.config.dump().items() if key not in ("data", "reference_cache")},
-                "files": [folder_fingerprint(source.model), file_hash(source.data), file_hash(test)],
+                "files": files,
                 "samples": [options.samples.count, options.samples.max_new_tokens, options.keep_models],
                 "versions": deciding_versions(),
             }
