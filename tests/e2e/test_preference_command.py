@@ -84,7 +84,10 @@ def test_another_objective_uses_the_same_reference_cache(place, monkeypatch, cap
         (("-d", "one-sided.jsonl", "-o", "c"), "'preference' lacks only 'rejected'"),
         (("-d", "pairs.jsonl", "-o", "d", "--set", "max_tokens=20"), "12 of 12 rows longer than 20 tokens"),
         (("-d", "pairs.jsonl", "-o", "e", "--objective", "simpoo"), "did you mean 'simpo'?"),
-        (("-d", "fewer.jsonl", "-o", "f", "--set", "reference_cache=ref"), "ref/answers holds reference log-probabilities of another data"),
+        (
+            ("-d", "fewer.jsonl", "-o", "f", "--set", "reference_cache=ref"),
+            "ref/answers holds the reference log-probabilities of another run: other data",
+        ),
     ],
 )
 def test_a_mistake_prints_one_message_and_exits_2(place, monkeypatch, capsys, arguments, message):

@@ -205,9 +205,11 @@ def _check_identity(folder: Path, identity: Mapping[str, str]) -> None:
     found = header["identity"]
     other = [part for part in identity if found.get(part) != identity[part]]
     if other:
-        shown = "; ".join(f"{part}: {found.get(part, '')[:12] or 'none'} there, {identity[part][:12] or 'none'} here" for part in other)
+        shown = ", ".join(
+            f"other {part} ({found.get(part, '')[:12] or 'none'} there, {identity[part][:12] or 'none'} here)" for part in other
+        )
         raise ConfigError(
-            f"{folder} holds reference log-probabilities of another {' and '.join(other)} ({shown})",
+            f"{folder} holds the reference log-probabilities of another run: {shown}",
             hint="name another folder for this run's reference cache, or remove that one",
         )
 
