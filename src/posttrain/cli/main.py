@@ -29,6 +29,7 @@ COMMANDS = {
     "chat": "Talk to a model in the terminal.",
     "eval": "Run a suite on a model.",
     "gate": "Judge a candidate's results against the version in service.",
+    "advise": "Recommend a training method from the data and the memory at hand.",
     "diagnose": "Name what is wrong with a run, the first lever, and what not to rush into.",
     "drill": "Provoke failures and see that the checks catch them.",
     "suite": "Freeze, check and show evaluation suites.",

@@ -1,6 +1,7 @@
 """The harness itself: what counts as caught, and that a drill whose check is gone is not."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from typer.testing import CliRunner
@@ -8,6 +9,9 @@ from typer.testing import CliRunner
 from posttrain.cli.drill import app
 from posttrain.drills import DRILLS, Drill, Found, drill_lines, run_drill
 from posttrain.errors import DataError
+from posttrain.feedback.annotators import annotators
+from posttrain.release import Reading, TwoMetricReading
+from posttrain.release.two_metrics import Figure
 
 
 def a_drill(run, expects="too long"):
@@ -57,6 +61,15 @@ def trusting_spans(self, messages, tools, turns):
     return whole, [(len(self._renderer.render(messages[:turn], tools=tools, add_generation_prompt=True)), len(whole) - 1) for turn in turns]
 
 
+def nothing_read(candidate, baseline, config):
+    reading = Reading("", "not enough evidence", "nobody looked", (Figure("reward", "target", "unknown", "", None, None, None, 0, 0),))
+    return TwoMetricReading(reading, (), ())
+
+
+def none_stands_out(comparisons, table):
+    return [replace(one, findings=()) for one in annotators(comparisons, table)]
+
+
 CHECKS = {
     "contamination": ("posttrain.data.ContaminationReport.check", lambda self, waiver: None),
     "event-without-consent": ("posttrain.drills.consent.check_events", lambda events: None),
@@ -64,12 +77,25 @@ CHECKS = {
     "no-consent": ("posttrain.stages.sft.check_consent", lambda card: None),
     "nothing-supervised": ("posttrain.stages.sft._check_rows", lambda *arguments: None),
     "policy-text-changed": ("posttrain.lineage.store.check_content", lambda *arguments: None),
+    "chosen-likelihood-falls": ("posttrain.stages.preference.find_warnings", lambda history, settings: []),
+    "kl-runaway": ("posttrain.stages.ppo_loop._why_stop", lambda history, run: ""),
+    "length-loving-reward": ("posttrain.rewards.evaluation.run_probes", lambda model, pairs: ()),
+    "preference-overfitting": ("posttrain.stages.preference.find_warnings", lambda history, settings: []),
+    "stale-pairs": ("posttrain.stages.preference.stale_warning", lambda fit, settings: None),
+    "sycophancy": ("posttrain.release.judge.read_two_metrics", nothing_read),
+    "uncalibrated-reviewers": ("posttrain.feedback.quality.annotators", none_stands_out),
     "template-drift": ("posttrain.chat.ChatContract.check_same", lambda self, recorded, what: None),
 }
 """The check of the product each drill rests on, and what stands in its place when it is taken out."""
 
 
-@pytest.mark.parametrize("name", sorted(CHECKS))
+QUICK = ("contamination", "event-without-consent", "mask-boundary", "no-consent", "nothing-supervised", "policy-text-changed")
+TRAINED = tuple(name for name in CHECKS if name not in (*QUICK, "template-drift", "uncalibrated-reviewers"))
+
+
+@pytest.mark.parametrize(
+    "name", [*QUICK, "template-drift", "uncalibrated-reviewers", *(pytest.param(n, marks=pytest.mark.slow) for n in TRAINED)]
+)
 def test_a_drill_whose_check_is_taken_out_is_not_caught(name, tmp_path, monkeypatch):
     monkeypatch.setattr(*CHECKS[name])
     assert not run_drill(DRILLS.get(name), tmp_path).caught

@@ -60,14 +60,39 @@ def wobble(i):
     return 0.01 * (-1) ** i
 
 
-def dpo(chosen, *, accuracy=0.8):
-    return result(
-        {
-            "rewards/chosen": lambda i: chosen * i / 15 + (wobble(i) if i else 0.0),
-            "rewards/margin": lambda i: 0.1 * i,
-            "rewards/accuracy": lambda i: 0.5 if not i else accuracy + wobble(i),
-        }
-    )
+def dpo(*, accuracy=0.8):
+    return result({"rewards/accuracy": lambda i: 0.5 if not i else accuracy + wobble(i)})
+
+
+def watched(*names, **more):
+    warnings = [{"name": name, "step": 8, "message": f"{name}: look", "figures": {"kl": 25.0}} for name in names]
+    return {"result.json": result({}) | {"warnings": warnings} | more}
+
+
+def ppo(stopped):
+    ended = {"stopped": stopped, "metrics": {"held_out_reward_gain": 0.1}, "history": [{"kl": 5.0, "reward": 1.0, "held_out_reward": 0.0}]}
+    return {"result.json": ended}
+
+
+def interval(value, low, high):
+    return {"value": value, "low": low, "high": high}
+
+
+def labels(*, findings=(), alpha=(0.8, 0.7, 0.9), by_length=(0.55, 0.5, 0.6)):
+    annotator = {"name": "ann", "labels": 40, "findings": list(findings)}
+    return {"labels.json": {"annotators": [annotator], "alpha": interval(*alpha), "effects": {"by_length_alone": interval(*by_length)}}}
+
+
+def reward(*, probe=None, accuracy=(0.8, 0.7, 0.9), ece=0.03):
+    probes = [
+        {"name": name, "verdict": "gamed" if name == probe else "clean", "shift": interval(0.9, 0.8, 1.0)}
+        for name in ("length", "flattery", "markdown")
+    ]
+    slices = {"all": {"pairs": 50, "accuracy": interval(*accuracy)}}
+    return {"evaluation.json": {"slices": slices, "probes": probes, "calibration": {"ece_after": ece, "ece_by_chance_95": 0.08}}}
+
+
+LIMIT = {"test": "agreement", "value": 0.4, "expected": 0.8, "p": 1e-6}
 
 
 CASES = {
@@ -97,12 +122,20 @@ CASES = {
         {"data.json": {"rows": 9, "mixture": {"total": {"same_answer": 0.5, "completion_words_p50": 2}, "source_concentration": 1.0}}},
     ),
     "loss-does-not-fall": ({"result.json": result({}, loss=lambda i: 2.0 + wobble(i))}, {"result.json": result({})}),
-    "chosen-falls": ({"result.json": dpo(-2.0)}, {"result.json": dpo(0.5)}),
-    "preference-overfitting": (
-        {"result.json": dpo(0.5, accuracy=0.97), "summary.json": summary({"prefers": rate(0.55, 0.5, 0.6)}, {"prefers": "likelihood"})},
-        {"result.json": dpo(0.5, accuracy=0.97), "summary.json": summary({"prefers": rate(0.9, 0.85, 0.95)}, {"prefers": "likelihood"})},
-    ),
-    "pairs-teach-nothing": ({"result.json": dpo(0.1, accuracy=0.5)}, {"result.json": dpo(0.1)}),
+    "chosen-falls": (watched("chosen likelihood falling"), watched()),
+    "preference-overfitting": (watched("preference overfitting"), watched()),
+    "stale-pairs": (watched("stale, off-policy pairs"), watched()),
+    "kl-runaway": (ppo("KL budget: 13.00 nats per answer, 12 allowed"), ppo("")),
+    "rewards-parted": (ppo("rewards parted: over the last 4 updates the reward rose and the held-out reward fell"), ppo("")),
+    "uncalibrated-reviewers": (labels(findings=[LIMIT]), labels()),
+    "labels-disagree": (labels(alpha=(0.1, 0.0, 0.2)), labels()),
+    "labels-by-length": (labels(by_length=(0.9, 0.85, 0.95)), labels()),
+    "reward-loves-length": (reward(probe="length"), reward()),
+    "reward-loves-flattery": (reward(probe="flattery"), reward()),
+    "reward-loves-markdown": (reward(probe="markdown"), reward()),
+    "reward-by-chance": (reward(accuracy=(0.52, 0.45, 0.6)), reward()),
+    "reward-miscalibrated": (reward(ece=0.2), reward()),
+    "pairs-teach-nothing": ({"result.json": dpo(accuracy=0.5)}, {"result.json": dpo()}),
     "format-unstable": (
         {"summary.json": summary({"valid": rate(0.7)}, {"valid": "json_schema"})},
         {"summary.json": summary({"valid": rate(0.96)}, {"valid": "json_schema"})},
@@ -204,13 +237,9 @@ def test_what_is_no_run_or_damaged_is_refused(tmp_path):
         diagnose(tmp_path)
 
 
-def test_chosen_answers_of_an_objective_without_reference_are_read_from_their_likelihood(tmp_path):
-    curves = {"rewards/chosen": lambda i: -3.0, "rewards/margin": lambda i: 0.1 * i, "rewards/accuracy": lambda i: 0.8}
-    falling = result(curves | {"logps/chosen": lambda i: -30.0 - i + wobble(i)}, objective={"name": "simpo", "beta": 2.0})
-    (finding,) = [one for one in diagnose(write(tmp_path, {"result.json": falling})).findings if one.rule == "chosen-falls"]
-    # Quarters of four steps: -30 - 13.5 against -30 - 1.5.
-    assert finding.figures[0].value == pytest.approx(-12.0, abs=0.02)
-    assert "below their start" in finding.seen
+def test_both_ways_a_run_can_leave_its_reference_are_read(tmp_path):
+    (finding,) = [one for one in diagnose(write(tmp_path, watched("KL runaway"))).findings if one.rule == "kl-runaway"]
+    assert (finding.seen, finding.figures[0].value) == ("step 8: look", 25.0)
 
 
 def test_real_results_are_read_and_the_command_prints_them(bench):

@@ -42,11 +42,9 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """One stage's training: ``settings`` of the stage, ``metrics`` of the run, ``history`` an entry a step."""
+    """One stage's training: the file it was read from, and ``history``, an entry a step."""
 
     source: str
-    settings: Mapping[str, Any]
-    metrics: Mapping[str, float]
     history: Sequence[Mapping[str, Any]]
 
     def curve(self, name: str) -> list[float]:
@@ -106,14 +104,8 @@ class Evidence:
 
     @cached_property
     def _trainings(self) -> list[Training]:
-        found = []
-        for source in self.files.get("result.json", ()):
-            if "history" in source.data:
-                parts = (source.data.get("settings", {}), source.data.get("metrics", {}), source.data["history"])
-                found.append(Training(source.name, *parts))
-        if not found:
-            found = [Training(source.name, {}, {}, source.data) for source in self.files.get("history.json", ())]
-        return found
+        results = [Training(one.name, one.data["history"]) for one in self.files.get("result.json", ()) if "history" in one.data]
+        return results or [Training(one.name, one.data) for one in self.files.get("history.json", ())]
 
     def candidates(self) -> list[Source]:
         """Summaries of the last evaluation of each suite: of trained models where there are any. Raises NoEvidence when there are none."""

@@ -3,10 +3,7 @@
 from collections.abc import Iterator
 
 from posttrain.release.levers.catalogue import Figure, Seen, rule
-from posttrain.release.levers.evidence import Evidence, Training
-
-GAP = 0.15  # accuracy on training pairs beyond held-out ones
-DONE = 0.9  # training accuracy from which pairs are learned by heart when held-out ones are not
+from posttrain.release.levers.evidence import Evidence, NoEvidence
 
 
 @rule(
@@ -26,65 +23,6 @@ def loss_does_not_fall(evidence: Evidence) -> Iterator[Seen]:
 
 
 @rule(
-    "chosen-falls",
-    "training",
-    "the chosen answers become less likely",
-    lever="a larger beta, a smaller learning rate or fewer steps; or an objective that holds the chosen answer (orpo, or sft on it beside)",
-    not_yet="celebrating the margin: it grows while both answers sink, and the likelihood goes to something else",
-)
-def chosen_falls(evidence: Evidence) -> Iterator[Seen]:
-    """The chosen answers end below the reference (or, without one, below where they began) for certain, while the margin grows."""
-    for training in evidence.trainings("rewards/chosen"):
-        name = "rewards/chosen" if _has_reference(training) else "logps/chosen"
-        found = training.last_quarter(name) if _has_reference(training) else training.change(name)
-        margin = training.last_quarter("rewards/margin")
-        if found and margin and found.high < 0 < margin.value:
-            beta = _beta(training) if name == "rewards/chosen" else 1.0
-            where = "below the reference" if name == "rewards/chosen" else "below their start"
-            text = f"chosen answers end {-found.value / beta:.3g} nats {where} [{-found.high / beta:.3g}, {-found.low / beta:.3g}]"
-            figures = (
-                Figure(training.source, f"{name}, last quarter", found.value),
-                Figure(training.source, "rewards/margin", margin.value),
-            )
-            yield Seen(f"{text}, while the margin is {margin.value:.3g}", figures)
-
-
-def _has_reference(training: Training) -> bool:
-    """Rewards that begin at zero are measured from a reference."""
-    return abs(training.curve("rewards/chosen")[0]) < 1e-3
-
-
-def _beta(training: Training) -> float:
-    objective = training.settings.get("objective")
-    return float(objective.get("beta", 1.0)) if isinstance(objective, dict) else 1.0
-
-
-@rule(
-    "preference-overfitting",
-    "training",
-    "the pairs are learned by heart",
-    lever="fewer epochs, a larger beta or ipo, and more varied pairs; stop where held-out accuracy stops",
-    not_yet="reading the accuracy on training pairs, or training longer",
-)
-def preference_overfitting(evidence: Evidence) -> Iterator[Seen]:
-    """Training pairs are ranked far better than held-out ones of the evaluation (the interval of the latter included)."""
-    trainings = evidence.trainings("rewards/accuracy")
-    for source, name, rate in evidence.scores("likelihood"):
-        if rate["kind"] != "pass" or rate["high"] is None:
-            continue
-        for training in trainings:
-            learned = training.last_quarter("rewards/accuracy")
-            if learned and learned.value >= DONE and learned.value - rate["high"] > GAP:
-                text = f"{learned.value:.0%} of the training pairs are ranked right, {rate['value']:.0%} of the held-out ones"
-                text += f" [{rate['low']:.0%}, {rate['high']:.0%}]"
-                figures = (
-                    Figure(training.source, "rewards/accuracy, last quarter", learned.value),
-                    Figure(source.name, name, rate["value"]),
-                )
-                yield Seen(text, figures)
-
-
-@rule(
     "pairs-teach-nothing",
     "training",
     "the preferences do not separate",
@@ -98,3 +36,93 @@ def pairs_teach_nothing(evidence: Evidence) -> Iterator[Seen]:
         if accuracy and accuracy.low <= 0.5 and accuracy.value < 0.6:
             text = f"{accuracy.value:.0%} of the pairs are ranked right at the end [{accuracy.low:.0%}, {accuracy.high:.0%}]"
             yield Seen(text, (Figure(training.source, "rewards/accuracy, last quarter", accuracy.value),))
+
+
+# ---- what a stage's own watch named ----------------------------------------------------------------------------------------
+
+
+def _warned(evidence: Evidence, name: str) -> Iterator[Seen]:
+    """The warnings of that name in the stages' results. NoEvidence where no stage was watched."""
+    watched = [source for source in evidence.files.get("result.json", ()) if "warnings" in source.data]
+    if not watched:
+        raise NoEvidence("a preference stage that was watched")
+    for source in watched:
+        for warning in source.data["warnings"]:
+            if warning["name"] == name:
+                figures = tuple(Figure(source.name, key, value) for key, value in warning["figures"].items())
+                yield Seen(f"step {warning['step']}: {warning['message'].removeprefix(name + ': ')}", figures)
+
+
+@rule(
+    "chosen-falls",
+    "training",
+    "the chosen answers become less likely",
+    lever="a larger beta, a smaller learning rate or fewer steps; or an objective that holds the chosen answer (orpo, or sft on it beside)",
+    not_yet="celebrating the margin: it grows while both answers sink, and the likelihood goes to something else",
+)
+def chosen_falls(evidence: Evidence) -> Iterator[Seen]:
+    """The watch saw the chosen answers fall below where they began."""
+    yield from _warned(evidence, "chosen likelihood falling")
+
+
+@rule(
+    "preference-overfitting",
+    "training",
+    "the pairs are learned by heart",
+    lever="fewer epochs, a larger beta or ipo, and more varied pairs; stop where held-out accuracy stops",
+    not_yet="reading the accuracy on training pairs, or training longer",
+)
+def preference_overfitting(evidence: Evidence) -> Iterator[Seen]:
+    """The watch saw training pairs ranked far better than held-out ones."""
+    yield from _warned(evidence, "preference overfitting")
+
+
+@rule(
+    "stale-pairs",
+    "data",
+    "the pairs are not what this model would write",
+    lever="collect pairs from this model's own answers, or fine-tune on the chosen answers first",
+    not_yet="a larger learning rate, or more passes over the old pairs",
+)
+def stale_pairs(evidence: Evidence) -> Iterator[Seen]:
+    """The watch found the pairs far less likely than the policy's own samples before the first update."""
+    yield from _warned(evidence, "stale, off-policy pairs")
+
+
+@rule(
+    "kl-runaway",
+    "training",
+    "the model runs away from its reference",
+    lever="a larger beta or KL coefficient, a smaller learning rate, and the KL budget as the stop",
+    not_yet="training on because the reward still rises",
+)
+def kl_runaway(evidence: Evidence) -> Iterator[Seen]:
+    """A watch saw the KL pass its limit, or PPO was stopped by its KL budget."""
+    stopped = [source for source in evidence.files.get("result.json", ()) if "stopped" in source.data]
+    for source in stopped:
+        if source.data["stopped"].startswith("KL budget"):
+            yield Seen(source.data["stopped"], (Figure(source.name, "kl", source.data["history"][-1]["kl"]),))
+    try:
+        yield from _warned(evidence, "KL runaway")
+    except NoEvidence:
+        if not stopped:
+            raise
+
+
+@rule(
+    "rewards-parted",
+    "reward",
+    "the reward rises and the held-out reward falls",
+    lever="read the answers side by side, then mend the reward model: what it pays for is not what the held-out one sees",
+    not_yet="more updates against it, or dropping the held-out reward because it disagrees",
+)
+def rewards_parted(evidence: Evidence) -> Iterator[Seen]:
+    """PPO was stopped because the two reward models parted."""
+    results = [source for source in evidence.files.get("result.json", ()) if "held_out_reward_gain" in source.data.get("metrics", {})]
+    if not results:
+        raise NoEvidence("a PPO run with a held-out reward model")
+    for source in results:
+        if "held-out reward fell" in source.data["stopped"]:
+            last = source.data["history"][-1]
+            figures = tuple(Figure(source.name, name, last[name]) for name in ("reward", "held_out_reward"))
+            yield Seen(source.data["stopped"], figures)
