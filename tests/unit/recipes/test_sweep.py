@@ -121,7 +121,7 @@ def test_the_start_model_measured_against_itself_gains_nothing_and_has_no_drift(
 
 def test_the_reference_pass_is_made_once_and_finished_points_are_reused(project, source, swept):
     out, report = swept
-    file = out / "reference" / "answers" / "logprobs.f32"
+    (file,) = out.glob("reference/*/answers/logprobs.f32")
     before, marks = file.stat().st_mtime_ns, {path: path.stat().st_mtime_ns for path in out.glob("points/*/01-point/done.json")}
     assert len(marks) == 2
     options = SweepOptions((0.5, 0.05), (1e-7, 5e-3), samples=SAMPLES, keep_models=True)
@@ -130,6 +130,15 @@ def test_the_reference_pass_is_made_once_and_finished_points_are_reused(project,
     assert all(path.stat().st_mtime_ns == mark for path, mark in marks.items())
     assert again["points"][:2] == report["points"]
     assert len(again["points"]) == again["points_planned"] == 4
+
+
+def test_other_data_in_the_same_folder_is_trained_and_measured_afresh(project, source, tmp_path):
+    options = SweepOptions((0.1,), (1e-4,), samples=SAMPLES)
+    first = run_sweep(source, options, tmp_path / "out", display=SilentDisplay())
+    fewer = replace(source, settings={**source.settings, "data": str(write_rows(tmp_path / "fewer.jsonl", PAIRS[:20]))})
+    second = run_sweep(fewer, options, tmp_path / "out", display=SilentDisplay())
+    assert (first["num_pairs"], second["num_pairs"]) == (3, 2)
+    assert second["points"][0]["measured"] != first["points"][0]["measured"]
 
 
 def test_a_sweep_interrupted_between_points_goes_on_with_the_next(project, source, tmp_path):

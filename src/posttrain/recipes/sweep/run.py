@@ -7,7 +7,7 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from posttrain.config import file_hash, parse
+from posttrain.config import content_hash, file_hash, parse
 from posttrain.config.files import write_json
 from posttrain.errors import ConfigError
 from posttrain.recipes.origins import deciding_versions
@@ -61,11 +61,12 @@ def run_sweep(source: SweepSource, options: SweepOptions, out: str | Path, *, di
         seed = int((source.settings.get("training") or {}).get("seed", 17))
         source, test = (source, Path(options.test)) if options.test else hold_out(source, root / "data", seed=seed)
         check_disjoint(source, test)
-        points = grid(source, options, root / "reference")
+        files = [folder_fingerprint(source.model), file_hash(source.data), file_hash(test)]
+        cache = root / "reference" / _cache_name(source, files, seed)
+        points = grid(source, options, cache)
         contract, pairs = _held_out(source, points[0].config, test)
         if (num_prompts := len({prompt_key(record) for record in pairs.records})) < FEW_PROMPTS:
             display.say(f"only {num_prompts} held-out prompts: the intervals will tell few points apart")
-        files = [folder_fingerprint(source.model), file_hash(source.data), file_hash(test)]
         results: list[dict[str, Any]] = []
         report: dict[str, Any] = {}
         for number, point in enumerate(points, 1):
@@ -76,13 +77,20 @@ def run_sweep(source: SweepSource, options: SweepOptions, out: str | Path, *, di
                 "samples": [options.samples.count, options.samples.max_new_tokens, options.keep_models],
                 "versions": deciding_versions(),
             }
-            work = _work(point, source, pairs, root, contract=contract, options=options, display=display)
+            work = _work(point, source, pairs, cache, contract=contract, options=options, display=display)
             done = steps.do("point", f"beta {point.beta:g}, learning rate {point.learning_rate:g}", inputs, work)
             results.append({"name": point.name, "beta": point.beta, "learning_rate": point.learning_rate, **done.outputs})
             report = _report(source, points[0].config, test, pairs, results, len(points))
             write_json(root / "sweep.json", report)
             write_page(root / "sweep.html", report)
     return report
+
+
+def _cache_name(source: SweepSource, files: Sequence[str], seed: int) -> str:
+    """A name for everything the reference pass may depend on: other data or another model is another cache, beta and rate are not."""
+    objective = source.settings.get("objective", "dpo")
+    rest = {key: value for key, value in source.settings.items() if key not in ("objective", "training", "data")}
+    return content_hash([files, objective if isinstance(objective, str) else objective.get("name"), rest, seed])[:12]
 
 
 def grid(source: SweepSource, options: SweepOptions, cache: Path) -> list[Point]:
@@ -122,7 +130,7 @@ def _as_one_model(source: SweepSource, root: Path) -> SweepSource:
         return source
     from posttrain.models import merge_adapter
 
-    merged = root / "start"
+    merged = root / f"start-{content_hash([folder_fingerprint(source.model), folder_fingerprint(source.adapter)])[:12]}"
     if not (merged / "config.json").is_file():
         merge_adapter(source.model, source.adapter, merged)
     return replace(source, model=merged, adapter=None)
@@ -132,7 +140,7 @@ def _work(
     point: Point,
     source: SweepSource,
     pairs: PreferenceData,
-    root: Path,
+    cache: Path,
     *,
     contract: "ChatContract",
     options: SweepOptions,
@@ -147,9 +155,7 @@ def _work(
         display.say("trained; measuring on held-out pairs and fresh answers")
         start = ModelSettings(path=str(source.model), dtype=point.config.dtype, compile=False)
         changes = {"path": str(result.model), "adapter": str(result.adapter) if result.adapter else None}
-        found = measure(
-            start.model_copy(update=changes), start, pairs, root / "reference" / "held-out", contract=contract, samples=options.samples
-        )
+        found = measure(start.model_copy(update=changes), start, pairs, cache / "held-out", contract=contract, samples=options.samples)
         if not options.keep_models:
             for name in ("model", "adapter", "checkpoints"):
                 shutil.rmtree(folder / name, ignore_errors=True)
