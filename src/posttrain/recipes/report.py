@@ -78,20 +78,21 @@ def _training_sections(steps: Sequence[StepResult]) -> list[ReportSection]:
 
 
 def _curve(history: Sequence[Mapping[str, Any]], width: int = 720, height: int = 180) -> str:
-    """The loss by step as an inline SVG."""
-    losses = [float(entry["loss"]) for entry in history]
-    low, high = min(losses), max(losses)
-    span, last = (high - low) or 1.0, max(len(losses) - 1, 1)
+    """The loss, or the reward where that is what is optimised, by step as an inline SVG."""
+    name = "loss" if "loss" in history[0] else "reward"
+    values = [float(entry[name]) for entry in history]
+    low, high = min(values), max(values)
+    span, last = (high - low) or 1.0, max(len(values) - 1, 1)
     points = " ".join(
-        f"{40 + (width - 50) * i / last:.1f},{10 + (height - 30) * (high - loss) / span:.1f}" for i, loss in enumerate(losses)
+        f"{40 + (width - 50) * i / last:.1f},{10 + (height - 30) * (high - value) / span:.1f}" for i, value in enumerate(values)
     )
     return (
-        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="loss by step">'
+        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{name} by step">'
         f'<polyline points="{points}" fill="none" stroke="currentColor" stroke-width="1.5"/>'
         f'<text x="0" y="16" font-size="11" fill="currentColor">{high:.2f}</text>'
         f'<text x="0" y="{height - 20}" font-size="11" fill="currentColor">{low:.2f}</text>'
         f'<text x="40" y="{height - 4}" font-size="11" fill="currentColor">'
-        f"loss per supervised token, {len(losses)} steps</text></svg>"
+        f"{name}, {len(values)} steps</text></svg>"
     )
 
 

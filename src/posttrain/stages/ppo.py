@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from posttrain.chat import CONTRACT_FILE, ChatContract
 from posttrain.config.files import write_json
 from posttrain.data import DataCard, check_consent, load_card
@@ -15,7 +17,7 @@ from posttrain.records import Demonstration, PreferencePair, UnpairedLabel
 from posttrain.rewards import RewardModel
 from posttrain.stages.base import STAGES, Progress, Quiet, Stage, StageResult
 from posttrain.stages.ppo_loop import Entry, Judges, PpoRun, restore_best, run_updates
-from posttrain.stages.ppo_report import evaluate, summarize, write_answers
+from posttrain.stages.ppo_report import Evaluation, evaluate, summarize, write_answers
 from posttrain.stages.ppo_rollouts import Prompt, check_apart, load_prompts
 from posttrain.stages.ppo_settings import PpoConfig as PpoConfig
 from posttrain.stages.setup import check_contracts, context_length, origins, stage_settings
@@ -68,15 +70,9 @@ def run_ppo(
             logger.log_metrics({name: float(value) for name, value in entry.items() if not isinstance(value, str)}, entry["update"])
 
     history, best = run_updates(run, out, _identity(run), on_update)
-    after = evaluate(run, held_out, reference=False)
-    stopped = str(history[-1]["stopped"])
-    if config.kl_budget is not None and after.measured["kl"] > config.kl_budget and not stopped:
-        stopped = f"KL budget: the last policy measures {after.measured['kl']:.2f} nats per answer, {config.kl_budget:g} allowed"
-        restore_best(run.models, best)
-        after = evaluate(run, held_out, reference=False)
+    before, after, stopped = _measure_result(run, held_out, history, best)
     if stopped:
         show.say(f"stopped: {stopped}")
-    before = evaluate(run, held_out, reference=True)
     metrics = summarize(before, after, history)
     write_answers(out / "answers.jsonl", before, after)
     target = out / ("adapter" if config.lora is not None else "model")
@@ -92,6 +88,22 @@ def run_ppo(
         id_ = lineage.put(target.name, {"name": target.name, "stage": "ppo", "metrics": metrics}, parents=sources, files=[target])
     is_adapter = config.lora is not None
     return StageResult(folder if is_adapter else target, target if is_adapter else None, metrics, history, id_)
+
+
+def _measure_result(
+    run: PpoRun, prompts: Sequence[Prompt], history: Sequence[Entry], best: Mapping[str, nn.Parameter]
+) -> tuple[Evaluation, Evaluation, str]:
+    """Reference and result on the evaluation prompts, and why the run stopped early (or an empty string).
+
+    No update has measured the last policy: when it is over the KL budget, the result is the best one measured before.
+    """
+    budget, stopped = run.config.kl_budget, str(history[-1]["stopped"])
+    after = evaluate(run, prompts, reference=False)
+    if budget is not None and after.measured["kl"] > budget and not stopped:
+        stopped = f"KL budget: the last policy measures {after.measured['kl']:.2f} nats per answer, {budget:g} allowed"
+        restore_best(run.models, best)
+        after = evaluate(run, prompts, reference=False)
+    return evaluate(run, prompts, reference=True), after, stopped
 
 
 def _load_data(config: PpoConfig, contract: ChatContract, folder: Path, show: Progress) -> tuple[list[Prompt], list[Prompt]]:
