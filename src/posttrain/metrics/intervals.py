@@ -117,6 +117,8 @@ def mean_interval(values: ArrayLike, *, groups: Sequence[Hashable] | None = None
     sums = np.bincount(codes, weights=array, minlength=num_groups).astype(np.float64)
     sizes = np.bincount(codes, minlength=num_groups).astype(np.float64)
     error = _ratio_error(sums[None], sizes[None])[0]
+    if error <= 1e-12 * float(np.abs(array).max()):  # groups of equal means say nothing of how means spread: each value for itself
+        return mean_interval(array, confidence=confidence, seed=seed)
     if num_groups == 2:  # every resample that varies has the sample's own mean: the bootstrap would give no width
         half = critical_value(confidence, 1) * float(error)
         return Interval(mean, mean - half, mean + half, len(array), confidence, "student's t, 2 groups")

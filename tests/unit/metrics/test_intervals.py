@@ -108,3 +108,10 @@ def test_values_that_are_no_scores_are_refused(values):
 def test_a_proportion_of_anything_but_zeros_and_ones_is_refused():
     with pytest.raises(ConfigError, match="zeros and ones"):
         proportion_interval([0.0, 0.5])
+
+
+def test_groups_with_equal_means_leave_an_interval_of_the_values():
+    values, groups = [0.0, 2.0, 0.0, 2.0, 0.0, 2.0], ["a", "a", "b", "b", "c", "c"]
+    grouped, alone = mean_interval(values, groups=groups), mean_interval(values)
+    assert (grouped.value, grouped.low, grouped.high) == (alone.value, alone.low, alone.high)
+    assert grouped.low < 1 < grouped.high
