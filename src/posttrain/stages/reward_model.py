@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializeAsAny, model_validator
@@ -14,7 +15,6 @@ from posttrain.data import check_consent, load_card
 from posttrain.data.preference_sets import prompt_key
 from posttrain.errors import CheckFailed, DataError
 from posttrain.lineage import LineageStore, RunLogger
-from posttrain.metrics import mean_interval
 from posttrain.models import Forest, ModelOptions, ModelSettings, ScalarModel, find_model
 from posttrain.objectives import LossOutput, apply_objective, objective_settings
 from posttrain.records import PreferencePair
@@ -261,7 +261,8 @@ def _evaluate(run: _Run, out: Path) -> RewardEvaluation | None:
     if len(models) == 1:
         return evaluation
     accuracies = {seed: evaluate_pairs(one, test, probes=False).slices[ALL].accuracy.value for seed, one in models.items()}
-    spread: dict[str, Any] = {"accuracy": accuracies, "mean": asdict(mean_interval(list(accuracies.values())))}
+    found = list(accuracies.values())
+    spread: dict[str, Any] = {"accuracy": accuracies, "mean": fmean(found), "deviation": stdev(found)}
     if all(one.calibration for one in models.values()):
         spread["disagreement"] = asdict(
             RewardEnsemble(list(models.values())).disagreement([pair for part in test.values() for pair in part])

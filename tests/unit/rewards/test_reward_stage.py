@@ -97,7 +97,9 @@ def test_several_seeds_report_their_spread_and_disagreement(tmp_path, start):
     run_reward_model(config, start, tmp_path / "out")
     found = json.loads((tmp_path / "out" / "evaluation.json").read_text())["seeds"]
     assert found["accuracy"].keys() == {"17", "5"}
-    assert found["mean"]["value"] == pytest.approx(sum(found["accuracy"].values()) / 2)
+    first, second = found["accuracy"].values()
+    assert found["mean"] == pytest.approx((first + second) / 2)
+    assert found["deviation"] == pytest.approx(abs(first - second) / math.sqrt(2))
     assert 0 <= found["disagreement"]["order"] <= 1
     first, other = (AutoModelForSequenceClassification.from_pretrained(tmp_path / "out" / folder / "model") for folder in ("", "seeds/5"))
     assert not torch.equal(first.score.weight, other.score.weight)
