@@ -19,9 +19,10 @@ class Effects:
     """Shares among decided judgements (ties left out), intervals over prompts; None where nothing can be said.
 
     ``first_chosen``: the answer shown first won (only judgements that record it); ``first_listed``: side a won, whatever was shown first.
-    ``longer_chosen``: the answer with more characters won. ``by_position_alone``, ``by_length_alone``: how many of the labels a rule
-    gets right that sees the place, or the length, and nothing else; .5 is chance. ``models``: Bradley-Terry scores of the systems
-    named in ``model_a`` and ``model_b``, with the effect of the first place and of twice the length beside them (logits).
+    ``longer_chosen``: the answer with more characters won. ``by_position_alone``, ``by_length_alone``: how many of the labels a rule gets
+    right that sees the place (as listed, where no judgement records it), or the length, and nothing else; .5 is chance. ``models``:
+    Bradley-Terry scores of the systems named in ``model_a`` and ``model_b``, with the effect of the first place and of twice the length
+    beside them (logits).
     """
 
     first_chosen: Interval | None
@@ -40,7 +41,7 @@ def label_effects(comparisons: Sequence[Comparison], *, seed: int = 0) -> Effect
     first = _share([one.choice == one.first_shown for _, one in shown], [comparison for comparison, _ in shown])
     listed = _share([one.choice == "a" for _, one in decided], [comparison for comparison, _ in decided])
     longer = _share([one.choice == longer_side(comparison) for comparison, one in unequal], [comparison for comparison, _ in unequal])
-    return Effects(first, listed, longer, _best_rule(first), _best_rule(longer), _models(comparisons, seed))
+    return Effects(first, listed, longer, _best_rule(first or listed), _best_rule(longer), _models(comparisons, seed))
 
 
 def answer_length(comparison: Comparison, side: str) -> int:

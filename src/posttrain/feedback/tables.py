@@ -115,7 +115,7 @@ def _effects(report: LabelReport) -> Table:
         ("decided by position alone", _percent(effects.by_position_alone), _count(effects.by_position_alone)),
         ("decided by length alone", _percent(effects.by_length_alone), _count(effects.by_length_alone)),
     )
-    note = "alone: labels that a rule gets right which sees nothing else; half is chance"
+    note = "alone: labels that a rule gets right which sees nothing else; half is chance. '-': not recorded, then the place is that listed"
     return Table("Place and length", ("", "share of decided labels", "labels"), rows, note)
 
 
