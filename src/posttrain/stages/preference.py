@@ -37,6 +37,7 @@ from posttrain.stages.watch import (
     WatchSettings,
     build_watched,
     find_warnings,
+    made_between,
     sample_requests,
     stale_warning,
     starting_fit,
@@ -166,7 +167,8 @@ def run_preference(
         items, loss = _prepare(run, data.training.items)
         watch = _build_watch(run, data, items)
         fit, warned = starting_fit(policy, contract, watch), set[str]()
-        stale = stale_warning(fit, config.watch)
+        made = made_between(data.watched.records)
+        stale = stale_warning(fit, config.watch, made=made)
         if stale:
             show.say(f"warning: {stale.message}")
 
@@ -185,7 +187,7 @@ def run_preference(
         metrics, id_ = data.training.counts | _summary(trained, policy, fit, len(warnings)), ""
         if world.is_main:
             policy.save(target, contract)
-            result = {"model": str(folder), "settings": config.dump(), "metrics": metrics, "start": fit}
+            result = {"model": str(folder), "settings": config.dump(), "metrics": metrics, "start": fit, "pairs_created": made}
             write_json(out / "result.json", result | {"warnings": [warning.dump() for warning in warnings], "history": trained.history})
             if lineage:
                 said = stage_settings(lineage, "preference", config, contract, seed=config.training.seed)

@@ -224,13 +224,20 @@ def starting_fit(policy: Policy, contract: ChatContract, watch: Watch) -> Number
     }
 
 
-def stale_warning(fit: Mapping[str, float], settings: WatchSettings) -> RunWarning | None:
-    """The warning of pairs far off the policy that is to learn from them, or None."""
+def made_between(rows: Sequence[Row]) -> tuple[str, str] | None:
+    """First and last ``created`` in the rows' metadata, as written there (ISO dates sort); None where no row says it."""
+    dates = sorted(str(row.metadata["created"]) for row in rows if row.metadata.get("created"))
+    return (dates[0], dates[-1]) if dates else None
+
+
+def stale_warning(fit: Mapping[str, float], settings: WatchSettings, *, made: tuple[str, str] | None = None) -> RunWarning | None:
+    """The warning of pairs far off the policy that is to learn from them, or None. ``made``: when the pairs were (see above)."""
     if not fit or fit["gap"] - 1.96 * fit["gap_error"] < settings.stale_gap:
         return None
     sides = ", ".join(f"{name} {fit[name]:.2f}" for name in ("chosen", "rejected") if name in fit)
+    age = f" (made between {made[0]} and {made[1]})" if made else ""
     text = (
-        f"{STALE}: the starting policy gives the pairs {sides} nats a token and its own samples {fit['sampled']:.2f}: it would seldom "
+        f"{STALE}: the starting policy gives the pairs{age} {sides} nats a token and its own samples {fit['sampled']:.2f}: it would seldom "
         "write these answers, so ranking them says little about those it does. Collect pairs from this policy, or fine-tune on the chosen "
         "answers first"
     )

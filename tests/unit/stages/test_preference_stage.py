@@ -46,3 +46,14 @@ def test_with_lora_the_policy_begins_as_its_reference(tmp_path, model):
     weights = load_file(result.adapter / "adapter_model.safetensors")
     assert any(tensor.abs().max() > 0 for name, tensor in weights.items() if "lora_B" in name)
     assert json.loads((tmp_path / "out" / "result.json").read_text())["settings"]["objective"]["beta"] == 0.1
+
+
+def test_an_adapter_that_is_gone_on_with_is_part_of_the_reference(tmp_path, model):
+    first = run_preference(configure(tmp_path, lora={"rank": 4}), model, tmp_path / "first")
+    again = run_preference(configure(tmp_path, adapter=str(first.adapter)), model, tmp_path / "again")
+    assert again.history[0]["loss"] == pytest.approx(torch.tensor(2.0).log().item(), abs=1e-5)
+    moved = again.history[0]["metrics"]["logps/chosen"] - first.history[0]["metrics"]["logps/chosen"]
+    assert moved == pytest.approx(first.metrics["watch/chosen_change"], rel=0.2), "it began where the first run ended"
+    headers = [json.loads((tmp_path / name / "reference/answers/reference.json").read_text())["identity"] for name in ("first", "again")]
+    assert headers[0]["model"] == headers[1]["model"]
+    assert headers[0]["adapter"] == "" != headers[1]["adapter"]

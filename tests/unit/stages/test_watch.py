@@ -22,6 +22,7 @@ from posttrain.stages.watch import (
     WatchSettings,
     build_watched,
     find_warnings,
+    made_between,
     sample_requests,
     stale_warning,
     starting_fit,
@@ -144,7 +145,7 @@ def test_pairs_from_elsewhere_are_called_stale_with_figures_and_the_policys_own_
     """A policy taught to answer 'Page' likes its own words; pairs of foreign words are far off, pairs of its own are not."""
     rows = [{**row, "chosen": row["chosen"], "rejected": f"Page of book {number}."} for number, row in enumerate(PAIRS)]
     config = configure(tmp_path, rows, objective={"name": "orpo", "beta": 0.0}, watch={"pairs": 0, "samples": 0})
-    training = config.training.model_copy(update={"epochs": 25.0, "learning_rate": 1e-2})
+    training = config.training.model_copy(update={"epochs": 12.0, "learning_rate": 2e-2})
     taught = run_preference(config.model_copy(update={"training": training}), model, tmp_path / "taught").model
     foreign = [{**row, "chosen": "zq xv jk zz qq", "rejected": "vv kq jx zq"} for row in PAIRS]
     fits = {}
@@ -152,7 +153,9 @@ def test_pairs_from_elsewhere_are_called_stale_with_figures_and_the_policys_own_
         loaded = load_pairs(write_rows(tmp_path, data, f"{name}.jsonl"), ChatContract.load(taught), PreferenceRules(limit=400))
         policy = Policy.load(ModelSettings(path=str(taught)), seed=1)
         fits[name] = starting_fit(policy, ChatContract.load(taught), build_watch(taught, loaded, policy))
-    warning = stale_warning(fits["foreign"], SETTINGS)
+    dated = [replace(row, metadata={"created": f"2024-0{month}-01"}) for month, row in zip((5, 2, 7), loaded.records, strict=False)]
+    warning = stale_warning(fits["foreign"], SETTINGS, made=made_between([*dated, loaded.records[-1]]))
+    assert "made between 2024-02-01 and 2024-07-01" in warning.message
     assert warning.name == STALE
     assert f"{fits['foreign']['sampled']:.2f}" in warning.message
     assert fits["foreign"]["gap"] > 2
