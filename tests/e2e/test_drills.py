@@ -4,12 +4,9 @@ import pytest
 
 from posttrain.drills import DRILLS, run_drill
 
-LIMIT_SECONDS = 60  # on a busy machine; alone each takes under 30
-
 
 @pytest.mark.parametrize("name", DRILLS.names())
 def test_the_fault_is_caught_and_the_healthy_twin_spared(name, tmp_path):
     report = run_drill(DRILLS.get(name), tmp_path)
     assert report.healthy_passes, report.healthy_diagnosis
     assert report.caught, report.diagnosis
-    assert report.seconds < LIMIT_SECONDS

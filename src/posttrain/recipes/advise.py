@@ -18,7 +18,6 @@ FEW = 50  # rows below which the prompt is changed and no weight
 FEW_PAIRS = 500  # pairs below which hard labels are learned by heart
 MANY_PAIRS = 5_000  # pairs from which a reward model is worth its cost
 MANY_ROWS = 20_000  # rows from which training every weight is worth its cost
-NOISY = 0.1  # labels expected to be wrong
 LONGER = 0.7  # share of pairs whose chosen answer is the longer one
 LONG_ANSWER = 120  # words; style and terminology weigh more than instruction following
 REFUSALS = 0.3  # share of answers that refuse
@@ -202,16 +201,16 @@ def _pairs(facts: Mapping[str, Any], data: str) -> _Choice:
         "no sft stage yet and no memory for a reference: then orpo, which holds the chosen answers in one stage",
         "offline gains have flattened and the product needs more: then a reward model and ppo (--run shows it)",
     ]
-    noise, longer = facts["expected_wrong"], facts["chosen_longer"]
+    longer = facts["chosen_longer"]
     if facts["soft_labels"] > 0:
-        reasons.append(f"{facts['soft_labels']:.0%} of the labels are soft ({noise:.0%} expected to be wrong): dpo reads them as they are")
+        wrong = f"{facts['expected_wrong']:.0%} expected to be wrong"
+        reasons.append(f"{facts['soft_labels']:.0%} of the labels are soft ({wrong}): dpo reads them as they are")
     elif facts["rows"] < FEW_PAIRS:
         objective = {"name": "ipo", "beta": 0.1}
         reasons.append(f"fewer than {FEW_PAIRS} pairs with hard labels are soon learned by heart: ipo stops at a margin where dpo goes on")
         change.append(f"{FEW_PAIRS} pairs or more, or soft labels out of several reviewers: then dpo")
-    if noise > NOISY and facts["soft_labels"] < 0.5:
-        objective = {"name": "robust_dpo", "beta": 0.1, "label_smoothing": round(min(noise, 0.4), 2)}
-        reasons.append(f"{noise:.0%} of the labels are expected to be wrong: the loss is corrected for that")
+    else:
+        change.append("a known rate of flipped labels, from gold tasks: then robust_dpo with that rate as label_smoothing")
     if longer is not None and longer > LONGER:
         objective = {"name": "simpo"}
         reasons.append(
