@@ -146,25 +146,21 @@ def evaluate_pairs(model: RewardModel, slices: Mapping[str, Sequence[PreferenceP
         if members and len(slices) > 1:
             results[name] = _slice((chosen - rejected)[inside], probabilities[inside], lengths[inside], groups[inside])
     warnings = _warnings(model, np.concatenate((chosen, rejected)), results)
-    varied = float(np.ptp(np.concatenate((chosen, rejected)))) > 0
+    rewards = np.stack((chosen, rejected), axis=1)
+    varied = float(np.ptp(rewards)) > 0
     return RewardEvaluation(
         model=dict(model.identity),
         slices=results,
         calibration=_calibration(model, chosen - rejected, probabilities),
-        probes=run_probes(model, pairs) if probes and varied and len(set(groups)) >= 4 else (),
-        length_correlation=length_correlation(model, pairs) if varied else None,
+        probes=run_probes(model, pairs, rewards=rewards) if probes and varied and len(set(groups)) >= 4 else (),
+        length_correlation=length_correlation(model, pairs, rewards=rewards) if varied else None,
         warnings=warnings,
     )
 
 
 def _rewards(model: RewardModel, pairs: Sequence[PreferencePair]) -> tuple[Floats, Floats, Floats]:
     """Rewards of the chosen and of the rejected side, and P(chosen is better), all [pair]."""
-    sequences = [
-        model.encode(pair.prompt, side, tools=pair.tools, index=number)
-        for number, pair in enumerate(pairs)
-        for side in (pair.chosen, pair.rejected)
-    ]
-    rewards = np.array(model.score_sequences(sequences)).reshape(-1, 2)
+    rewards = model.score_pairs(pairs)
     return rewards[:, 0], rewards[:, 1], np.array([pair.probability for pair in pairs])
 
 

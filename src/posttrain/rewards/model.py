@@ -10,6 +10,7 @@ from typing import Any, Literal, Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from posttrain.chat import CONTRACT_FILE, ChatContract, load_record
 from posttrain.config import file_hash
@@ -17,7 +18,7 @@ from posttrain.config.files import write_json
 from posttrain.errors import ConfigError, DataError, ModelError
 from posttrain.models import ScalarModel, build_forest, find_model
 from posttrain.models.completions import packs
-from posttrain.records import Message, TokenSequence
+from posttrain.records import Message, PreferencePair, TokenSequence
 
 CALIBRATION_FILE = "calibration.json"
 Turns = Sequence[Message]
@@ -118,6 +119,12 @@ class RewardModel:
         NaN or infinite.
         """
         return self.score_sequences([self.encode(prompt, completion, index=i) for i, (prompt, completion) in enumerate(pairs)])
+
+    def score_pairs(self, pairs: Sequence[PreferencePair]) -> NDArray[np.float64]:
+        """float64 [pair, 2]: the rewards of chosen and rejected, tools included."""
+        sides = [(pair, side) for pair in pairs for side in (pair.chosen, pair.rejected)]
+        rows = [self.encode(pair.prompt, side, tools=pair.tools, index=number // 2) for number, (pair, side) in enumerate(sides)]
+        return np.array(self.score_sequences(rows), dtype=np.float64).reshape(-1, 2)
 
     def encode(self, prompt: Turns, completion: Turns, *, tools: Sequence[Mapping[str, Any]] = (), index: int = -1) -> TokenSequence:
         """A conversation's ids under this model's contract; none is supervised."""

@@ -22,6 +22,8 @@ from posttrain.rewards.model import RewardModel, Turns
 
 TOLERANCE = 0.1
 """A shift, in standard deviations, that is too small to matter."""
+MAX_ANSWERS = 64
+"""Answers a probe is tried on: the interval of the mean shift is then about a quarter of the shifts' own deviation wide on each side."""
 PADDING = (
     "There is a bit more that could be said about this.",
     "As mentioned, the points above are the ones that apply here.",
@@ -71,20 +73,29 @@ def decorated(text: str) -> str:
 CHANGES: Mapping[str, Callable[[str], str]] = {"length": padded, "flattery": flattered, "markdown": decorated}
 
 
-def run_probes(model: RewardModel, pairs: Sequence[PreferencePair], *, tolerance: float = TOLERANCE) -> list[ProbeResult]:
-    """Every probe on the chosen answers of ``pairs``, one a prompt, those with room to grow.
+def run_probes(
+    model: RewardModel,
+    pairs: Sequence[PreferencePair],
+    *,
+    rewards: Floats | None = None,
+    tolerance: float = TOLERANCE,
+    max_answers: int = MAX_ANSWERS,
+) -> list[ProbeResult]:
+    """Every probe on the chosen answers of ``pairs``, one a prompt, those with room to grow, ``max_answers`` of them evenly spaced.
 
-    Raises ConfigError for fewer than 4 prompts or constant rewards.
+    rewards: [pair, 2] of chosen and rejected where they are known. Raises ConfigError for fewer than 4 prompts or constant rewards.
     """
-    every = {prompt_key(pair): (pair.prompt, pair.chosen) for pair in pairs if pair.chosen[-1].content.strip()}
-    answers = [entry for entry in every.values() if _has_room(model, *entry)]
-    if len(answers) < 4:
-        raise ConfigError(f"probes need answers to at least 4 different prompts, got {len(answers)}", hint="give more pairs")
-    plain = np.array(model.score(answers))
-    others = model.score([(pair.prompt, pair.rejected) for pair in pairs])
-    deviation = float(np.std([*plain, *others], ddof=1))
+    rewards = model.score_pairs(pairs) if rewards is None else rewards
+    deviation = float(rewards.std(ddof=1))
     if deviation == 0:
-        raise ConfigError(f"{model.folder}: all {len(plain)} answers get the same reward {plain[0]:.6g}", hint="the model learned nothing")
+        raise ConfigError(f"{model.folder}: all {rewards.size} answers get the same reward {rewards[0, 0]:.6g}", hint="it learned nothing")
+    one_a_prompt = {prompt_key(pair): position for position, pair in enumerate(pairs) if pair.chosen[-1].content.strip()}
+    usable = [position for position in one_a_prompt.values() if _has_room(model, pairs[position].prompt, pairs[position].chosen)]
+    if len(usable) < 4:
+        raise ConfigError(f"probes need answers to at least 4 different prompts, got {len(usable)}", hint="give more pairs")
+    drawn = [usable[place] for place in np.linspace(0, len(usable) - 1, min(len(usable), max_answers)).astype(int)]
+    answers = [(pairs[position].prompt, pairs[position].chosen) for position in drawn]
+    plain = np.array(model.score(answers))
     found = []
     for name, change in CHANGES.items():
         changed = np.array(model.score([(prompt, _changed(answer, change)) for prompt, answer in answers]))
@@ -92,18 +103,16 @@ def run_probes(model: RewardModel, pairs: Sequence[PreferencePair], *, tolerance
     return [*found, _judge("position", _packed_elsewhere(model, answers, plain) / deviation, tolerance)]
 
 
-def length_correlation(model: RewardModel, pairs: Sequence[PreferencePair]) -> Interval | None:
+def length_correlation(model: RewardModel, pairs: Sequence[PreferencePair], *, rewards: Floats | None = None) -> Interval | None:
     """Spearman's rho of reward and length in tokens over the chosen and rejected answers of ``pairs``, within their pair.
 
     Both are differences between the sides, so that prompts which call for longer answers do not count as a preference for length. None
-    for fewer than 4 pairs or sides of equal length.
+    for fewer than 4 pairs or sides of equal length. rewards: [pair, 2] where they are known.
     """
-    sides = [(pair.prompt, side) for pair in pairs for side in (pair.chosen, pair.rejected)]
-    sequences = [model.encode(prompt, side, index=i) for i, (prompt, side) in enumerate(sides)]
-    rewards = np.array(model.score_sequences(sequences)).reshape(-1, 2)
-    lengths = np.array([len(row) for row in sequences], dtype=np.float64).reshape(-1, 2)
-    signs = np.where(np.arange(len(rewards)) % 2, 1.0, -1.0)  # every second pair turned round: which side is first carries no sign
-    preferred, longer = signs * (rewards[:, 0] - rewards[:, 1]), signs * (lengths[:, 0] - lengths[:, 1])
+    rewards = model.score_pairs(pairs) if rewards is None else rewards
+    lengths = [[len(model.encode(pair.prompt, side, tools=pair.tools)) for side in (pair.chosen, pair.rejected)] for pair in pairs]
+    signs = np.where(np.arange(len(pairs)) % 2, 1.0, -1.0)  # every second pair turned round: which side is first carries no sign
+    preferred, longer = signs * (rewards[:, 0] - rewards[:, 1]), signs * (np.array(lengths) @ [1.0, -1.0])
     return rank_correlation(preferred, longer) if len(pairs) >= 4 and np.ptp(longer) > 0 and np.ptp(preferred) > 0 else None
 
 

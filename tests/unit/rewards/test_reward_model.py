@@ -115,7 +115,7 @@ def test_constant_rewards_are_refused_with_figures(judge, tmp_path):
     result = evaluate_pairs(flat, {"x": pairs})
     assert "constant rewards: all 24 texts get 0" in result.warnings[0]
     assert (result.slices["all"].right, result.slices["all"].ties) == (0, 12)
-    with pytest.raises(ConfigError, match="all 12 answers get the same reward"):
+    with pytest.raises(ConfigError, match="all 24 answers get the same reward"):
         run_probes(flat, pairs)
 
 
