@@ -1,6 +1,7 @@
 """`posttrain preferences`: the commands on real judgements, a tiny model that really answers, and a served judge of known faults."""
 
 import importlib.util
+import itertools
 import json
 import shutil
 import subprocess
@@ -10,11 +11,14 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from posttrain.chat import ChatContract
 from posttrain.cli import preferences
 from posttrain.data import read_records, write_jsonl
 from posttrain.errors import CheckFailed
+from posttrain.models import ModelSettings, ScalarModel
 from posttrain.models.tiny import write_tiny_model
-from posttrain.records import Comparison, PreferencePair
+from posttrain.records import Comparison, Message, PreferencePair
+from posttrain.rewards import RewardModel
 
 TESTS = Path(__file__).parents[1]
 DATA = TESTS / "fixtures" / "data"
@@ -99,6 +103,25 @@ def test_collect_samples_a_model_and_writes_blind_tasks(tmp_path):
     written = (tmp_path / "open.jsonl").read_bytes()
     assert json.loads(inside("collect", *options).stdout) == found  # answered before: the same comparisons again
     assert (tmp_path / "open.jsonl").read_bytes() == written
+
+
+def test_collect_chooses_by_the_scores_of_a_reward_model(tmp_path):
+    prompts = ["what fell in March?", "why did cash fall?"]
+    model = write_tiny_model(tmp_path / "model", [*prompts, "cash fell in March"], seed=3, vocab_size=300, hidden=32, max_length=128)
+    ScalarModel.load(ModelSettings(path=str(model), dtype="float32"), seed=0).save(tmp_path / "reward", ChatContract.load(model))
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps({"prompt": one}) + "\n" for one in prompts))
+    options = ["-p", tmp_path / "p.jsonl", "-m", model, "-o", tmp_path / "open.jsonl", "--max-new-tokens", 6, "-n", 4]
+    refused = inside("collect", *options, "--strategy", "uncertain")
+    assert "needs scores" in str(refused.exception)
+    found = inside("collect", *options, "--strategy", "uncertain", "--reward-model", tmp_path / "reward", "--json")
+    assert json.loads(found.stdout)["comparisons"] == 2
+    scorer = RewardModel.load(tmp_path / "reward")
+    answers = [json.loads(line) for line in (tmp_path / "open.jsonl.answers").read_text().splitlines()]
+    for number, one in enumerate(read_records(tmp_path / "open.jsonl", Comparison), 1):
+        texts = {row["text"] for row in answers if row["id"].startswith(f"{number}#") and row["text"].strip()}
+        scores = sorted(scorer.score([(one.prompt, (Message("assistant", text),)) for text in texts]))
+        closest = min(high - low for low, high in itertools.pairwise(scores))
+        assert abs(one.metadata["score_a"] - one.metadata["score_b"]) == pytest.approx(closest, abs=1e-5)
 
 
 @pytest.fixture

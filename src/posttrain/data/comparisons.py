@@ -99,7 +99,8 @@ def _pandalm(row: Row) -> Record:
     The file does not say which answer was shown first.
     """
     names = [f"annotator{number}" for number in (1, 2, 3)]
-    asked = "\n".join(part for part in (row["instruction"], row.get("input") or "") if part.strip())
+    parts = [text(row.get(column), column, required=False) for column in ("instruction", "input")]
+    asked = "\n".join(part for part in parts if part.strip())
     about = row_about(row, "instruction", "input", "response1", "response2", *names)
     models = str(row.get("cmp_key") or "").split("_")
     if len(models) == 2:
