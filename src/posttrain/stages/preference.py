@@ -1,6 +1,6 @@
 """Preference alignment, from a file of pairs or labels to a model folder or adapter: DPO and its family, KTO. Reads top to bottom."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -166,23 +166,23 @@ def run_preference(
         run = _Run(config, policy, contract, out, world, show)
         items, loss = _prepare(run, data.training.items)
         watch = _build_watch(run, data, items)
-        fit, warned = starting_fit(policy, contract, watch), set[str]()
+        fit = starting_fit(policy, contract, watch)
         made = made_between(data.watched.records)
         stale = stale_warning(fit, config.watch, made=made)
         if stale:
             show.say(f"warning: {stale.message}")
 
-        def on_step(report: StepReport) -> None:
-            show.advance(report.step, report.num_steps, f"loss {report.loss:.3f}  {report.tokens_per_second:.0f} tokens/s")
-            for warning in find_warnings([report.history()], config.watch):
-                if warning.name not in warned:
-                    show.say(f"warning: {warning.message}")
-                    warned.add(warning.name)
-            if logger:
-                logger.log_metrics(report.numbers(), report.step)
-
         watching, record = [Evaluation("watch", config.watch.every_steps, watch)], contract.record()
-        trained = train(policy, items, loss, config.training, run_dir=out, contract_record=record, on_step=on_step, evaluations=watching)
+        trained = train(
+            policy,
+            items,
+            loss,
+            config.training,
+            run_dir=out,
+            contract_record=record,
+            on_step=_reporter(config, show, logger),
+            evaluations=watching,
+        )
         warnings = [*([stale] if stale else []), *find_warnings(trained.history, config.watch)]
         metrics, id_ = data.training.counts | _summary(trained, policy, fit, len(warnings)), ""
         if world.is_main:
@@ -292,6 +292,22 @@ def _build_watch(run: _Run, data: LoadedPreferences, items: Sequence[TrainingIte
         seed=seed,
         max_tokens=config.training.max_tokens_per_microbatch,
     )
+
+
+def _reporter(config: PreferenceConfig, show: Progress, logger: RunLogger | None) -> Callable[[StepReport], None]:
+    """What is told of a step: its numbers, and each failure when it is first seen."""
+    warned: set[str] = set()
+
+    def on_step(report: StepReport) -> None:
+        show.advance(report.step, report.num_steps, f"loss {report.loss:.3f}  {report.tokens_per_second:.0f} tokens/s")
+        for warning in find_warnings([report.history()], config.watch):
+            if warning.name not in warned:
+                show.say(f"warning: {warning.message}")
+                warned.add(warning.name)
+        if logger:
+            logger.log_metrics(report.numbers(), report.step)
+
+    return on_step
 
 
 def _describe(counts: Mapping[str, float]) -> str:
