@@ -10,6 +10,7 @@ import numpy as np
 
 from posttrain.errors import DataError
 from posttrain.feedback.annotators import Annotator, annotators
+from posttrain.feedback.dimensions import DimensionAnswers, dimension_answers
 from posttrain.feedback.effects import Effects, label_effects
 from posttrain.feedback.labels import FEWEST, LabelTable, check_one_rubric, label_table
 from posttrain.metrics.agreement import cohen_kappa, fleiss_kappa, krippendorff_alpha, percent_agreement
@@ -52,6 +53,7 @@ class LabelReport:
     pairs: tuple[PairAgreement, ...]
     annotators: tuple[Annotator, ...]
     effects: Effects
+    dimensions: tuple[DimensionAnswers, ...]
 
     @property
     def uncalibrated(self) -> tuple[str, ...]:
@@ -95,6 +97,7 @@ def label_quality(comparisons: Sequence[Comparison], *, seed: int = 0) -> LabelR
         pairs=tuple(_pair(table, ratings, one, other, seed) for one, other in combinations(range(len(table.annotators)), 2)),
         annotators=tuple(annotators(comparisons, table)),
         effects=label_effects(comparisons, seed=seed),
+        dimensions=tuple(dimension_answers(comparisons, seed=seed)),
     )
 
 

@@ -33,6 +33,8 @@ def label_tables(report: LabelReport, queue: Sequence[Doubt] = (), *, most: int 
         tables.append(Table("Who agrees with whom", ("annotator", "with", "shared", "agreement", "Cohen's kappa"), rows))
     if confusions := [one for one in report.annotators if one.confusion]:
         tables.append(_confusions(confusions))
+    if report.dimensions:
+        tables.append(_dimensions(report))
     if report.effects.models:
         tables.append(_models(report))
     if queue:
@@ -144,6 +146,14 @@ def _confusions(found: Sequence[Annotator]) -> Table:
     )
     columns = ("annotator", *(f"{true} as {said}" for true in CHOICES for said in CHOICES))
     return Table("What annotators take for what", columns, rows, "true choice as said, after Dawid-Skene")
+
+
+def _dimensions(report: LabelReport) -> Table:
+    rows = tuple(
+        (one.name, str(one.answers), ", ".join(f"{value} {share:.0%}" for value, share in list(one.shares.items())[:4]), _figure(one.alpha))
+        for one in report.dimensions
+    )
+    return Table("Rubric dimensions", ("", "answers", "most frequent", "Krippendorff's alpha"), rows)
 
 
 def _models(report: LabelReport) -> Table:

@@ -143,6 +143,26 @@ def test_human_evaluation_with_little_overlap_says_only_what_it_can():
     assert all(pair.kappa is None or pair.shared >= 10 for pair in report.pairs)
 
 
+def test_dimensions_are_counted_and_their_agreement_is_that_of_the_answers():
+    base = simulated(8, annotators=("ann", "bob"), comparisons=30)
+    made = []
+    for number, c in enumerate(base):
+        said = [{"truthfulness": "yes" if number % 3 else "no", "score": float(number % 4)} for _ in range(2)]
+        said[1]["truthfulness"] = "yes"
+        made.append(replace(c, judgements=tuple(replace(j, dimensions=d) for j, d in zip(c.judgements, said, strict=True))))
+    score, truth = label_quality(made).dimensions
+    assert (score.name, score.answers, score.alpha.value, score.mean) == (
+        "score",
+        60,
+        1.0,
+        pytest.approx(np.mean([n % 4 for n in range(30)])),
+    )
+    assert truth.shares == {"yes": 50 / 60, "no": 10 / 60}
+    # observed disagreement 10 of 30; expected 2 x 50 x 10 / (60 x 59)
+    assert truth.alpha.value == pytest.approx(1 - (10 / 30) / (2 * 50 * 10 / (60 * 59)))
+    assert label_quality(base).dimensions == ()
+
+
 def test_single_labels_have_no_agreement_and_no_accuracy():
     report = label_quality(load_comparisons(DATA / "fine_grained_qa.json"))
     assert (report.judged_twice, report.alpha, report.annotators[0].accuracy) == (0, None, None)
