@@ -38,5 +38,5 @@ def uncalibrated_reviewers(folder: Path, faulty: bool) -> Found:
             judgements.append(Judgement(reviewer, other if draw.random() < _ERROR_RATE else wanted, "1.0"))
         turns = [(Message("assistant", text),) for text in sides]
         comparisons.append(Comparison((Message("user", question(number)),), turns[0], turns[1], tuple(judgements)))
-    write_json(folder / "run" / "labels.json", label_quality(comparisons).to_dict())
+    write_json(folder / "run" / "labels.json", {"made": {"quality": label_quality(comparisons).to_dict()}})
     return read_run(folder, "dora agrees", "ann agrees")

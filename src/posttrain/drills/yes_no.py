@@ -57,7 +57,7 @@ def prefer(folder: Path, model: Path, pairs: Sequence[Pair], held_out: Sequence[
     files = {
         name: str(write_rows(folder / f"{name}.jsonl", pair_rows(rows))) for name, rows in (("data", pairs), ("held_out", held_out)) if rows
     }
-    training = {"learning_rate": 1e-3, "epochs": 4, "sequences_per_step": 8, "seed": 2, "checkpoint_every_steps": 1000}
+    training = {"learning_rate": 4e-4, "epochs": 4, "sequences_per_step": 8, "seed": 2, "checkpoint_every_steps": 1000}
     settings = {
         **files,
         "objective": {"name": "dpo", "beta": 0.1},
@@ -92,7 +92,7 @@ def _numbers(run: Path) -> dict[str, float]:
                 data["metrics"] | last.get("evaluations", {}) | {f"start {name}": value for name, value in data.get("start", {}).items()}
             )
         elif file.name == "labels.json":
-            found |= {f"{one['name']} agrees": one["agreement"] for one in data["annotators"]}
+            found |= {f"{one['name']} agrees": one["agreement"] for entry in data.values() for one in entry["quality"]["annotators"]}
         elif file.name == "evaluation.json":
             found |= {f"{one['name']} probe": one["shift"]["value"] for one in data["probes"]}
     return found

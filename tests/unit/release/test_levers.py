@@ -6,7 +6,10 @@ import pytest
 from typer.testing import CliRunner
 
 from posttrain.cli.diagnose import app
+from posttrain.data import contamination, duplicates, mixture_report
 from posttrain.errors import ConfigError, DataError
+from posttrain.feedback import label_quality
+from posttrain.records import Comparison, Demonstration, Judgement, Message
 from posttrain.release import judge
 from posttrain.release.levers import RULES, diagnose
 
@@ -80,7 +83,8 @@ def interval(value, low, high):
 
 def labels(*, findings=(), alpha=(0.8, 0.7, 0.9), by_length=(0.55, 0.5, 0.6)):
     annotator = {"name": "ann", "labels": 40, "findings": list(findings)}
-    return {"labels.json": {"annotators": [annotator], "alpha": interval(*alpha), "effects": {"by_length_alone": interval(*by_length)}}}
+    report = {"annotators": [annotator], "alpha": interval(*alpha), "effects": {"by_length_alone": interval(*by_length)}}
+    return {"labels.json": {"a source": {"quality": report}}}
 
 
 def reward(*, probe=None, accuracy=(0.8, 0.7, 0.9), ece=0.03):
@@ -110,8 +114,8 @@ CASES = {
         {"contamination.json": {"hits": [], "num_cases": {"s": 20}}},
     ),
     "repeated-rows": (
-        {"duplicates.json": {"num_records": 10, "exact": [{"dropped": 1}, {"dropped": 2}], "near": [{"dropped": 5}]}},
-        {"duplicates.json": {"num_records": 10, "exact": [], "near": [{"dropped": 5}]}},
+        {"duplicates.json": {"num_records": 10, "exact": [[0, 1], [0, 2]], "near": [[4, 5, 0.9]]}},
+        {"duplicates.json": {"num_records": 10, "exact": [], "near": [[4, 5, 0.9]]}},
     ),
     "mask-or-rows": (
         {"data.json": {"rows": 50, "rows_without_supervision": 5}},
@@ -240,6 +244,26 @@ def test_what_is_no_run_or_damaged_is_refused(tmp_path):
 def test_both_ways_a_run_can_leave_its_reference_are_read(tmp_path):
     (finding,) = [one for one in diagnose(write(tmp_path, watched("KL runaway"))).findings if one.rule == "kl-runaway"]
     assert (finding.seen, finding.figures[0].value) == ("step 8: look", 25.0)
+
+
+def test_what_curation_and_label_reports_really_write_is_read(tmp_path):
+    rows = [Demonstration((Message("user", f"what is {i % 3}"), Message("assistant", "a b c d"))) for i in range(12)]
+    asked, sides = (Message("user", "q"),), [(Message("assistant", text),) for text in ("short", "a longer one")]
+    judged = tuple(Judgement(name, "a", "1") for name in ("ann", "ben"))
+    quality = label_quality([Comparison(asked, *sides, judged)] * 4).to_dict()
+    mixture = mixture_report(rows).to_dict()
+    files = {
+        "duplicates.json": duplicates(rows).to_dict(),
+        "contamination.json": contamination(rows, {"s": [("c", "some other text")]}).to_dict(),
+        "data.json": {"rows": 12, "rows_skipped": 0, "rows_without_supervision": 0, "mixture": mixture},
+        "labels.json": {"a source": {"pairs": {}, "quality": quality}},
+    }
+    found = diagnose(write(tmp_path, files))
+    # Rows 3 to 11 repeat the first three.
+    (repeated,) = [one for one in found.findings if one.rule == "repeated-rows"]
+    assert repeated.seen == "9 of 12 rows repeat another"
+    read = {"contamination", "mask-or-rows", "uniform-answers", "uncalibrated-reviewers", "labels-by-length"}
+    assert read <= {*found.silent, *(one.rule for one in found.findings)}
 
 
 def test_real_results_are_read_and_the_command_prints_them(bench):

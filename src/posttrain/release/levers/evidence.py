@@ -107,6 +107,15 @@ class Evidence:
         results = [Training(one.name, one.data["history"]) for one in self.files.get("result.json", ()) if "history" in one.data]
         return results or [Training(one.name, one.data) for one in self.files.get("history.json", ())]
 
+    def labels(self) -> Iterator[tuple[Source, Mapping[str, Any]]]:
+        """The label report of each source of comparisons. Raises NoEvidence when there is none."""
+        found = [
+            (file, entry["quality"]) for file in self.files.get("labels.json", ()) for entry in file.data.values() if "quality" in entry
+        ]
+        if not found:
+            raise NoEvidence("a report on labels")
+        yield from found
+
     def candidates(self) -> list[Source]:
         """Summaries of the last evaluation of each suite: of trained models where there are any. Raises NoEvidence when there are none."""
         summaries = [source for source in self.all("summary.json") if "scores" in source.data]

@@ -18,8 +18,8 @@ LOW_AGREEMENT = 0.4  # Krippendorff's alpha; .667 is the usual floor for tentati
 )
 def uncalibrated_reviewers(evidence: Evidence) -> Iterator[Seen]:
     """The label report's own tests single someone out."""
-    for source in evidence.all("labels.json"):
-        for annotator in source.data["annotators"]:
+    for source, report in evidence.labels():
+        for annotator in report["annotators"]:
             if annotator["findings"]:
                 tests = [
                     f"{one['test']} {one['value']:.2f}, expected {one['expected']:.2f}, p = {one['p']:.1g}" for one in annotator["findings"]
@@ -38,8 +38,8 @@ def uncalibrated_reviewers(evidence: Evidence) -> Iterator[Seen]:
 def labels_disagree(evidence: Evidence) -> Iterator[Seen]:
     """Krippendorff's alpha below .4 for certain."""
     looked = False
-    for source in evidence.all("labels.json"):
-        alpha = source.data.get("alpha")
+    for source, report in evidence.labels():
+        alpha = report["alpha"]
         looked = looked or alpha is not None
         if alpha and alpha["high"] is not None and alpha["high"] < LOW_AGREEMENT:
             text = f"Krippendorff's alpha is {alpha['value']:.2f} [{alpha['low']:.2f}, {alpha['high']:.2f}]"
@@ -58,8 +58,8 @@ def labels_disagree(evidence: Evidence) -> Iterator[Seen]:
 def labels_by_length(evidence: Evidence) -> Iterator[Seen]:
     """A rule that sees nothing but length gets most labels right, for certain."""
     looked = False
-    for source in evidence.all("labels.json"):
-        alone = source.data["effects"]["by_length_alone"]
+    for source, report in evidence.labels():
+        alone = report["effects"]["by_length_alone"]
         looked = looked or alone is not None
         if alone and alone["low"] is not None and alone["low"] > BY_LENGTH:
             text = f"{alone['value']:.0%} of the decided labels follow length alone [{alone['low']:.0%}, {alone['high']:.0%}]"

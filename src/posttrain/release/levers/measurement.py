@@ -89,7 +89,7 @@ def repeated_rows(evidence: Evidence) -> Iterator[Seen]:
     """Exact and near duplicates beyond a fifth of the rows."""
     for source in evidence.all("duplicates.json"):
         rows = source.data["num_records"]
-        dropped = len({one["dropped"] for one in (*source.data["exact"], *source.data["near"])})
+        dropped = len({repeated for _, repeated, *_ in (*source.data["exact"], *source.data["near"])})
         if rows and dropped / rows > MAX_DUPLICATES:
             yield Seen(f"{dropped} of {rows} rows repeat another", (Figure(source.name, "share repeated", dropped / rows),))
 
