@@ -18,7 +18,7 @@ from ppo_world import BAD, CARD, GOOD, build, config, hashes, question, train_re
 
 from posttrain.chat import ChatContract
 from posttrain.cli.main import main
-from posttrain.errors import ConfigError, ContractError, DataError, TrainingError
+from posttrain.errors import ConfigError, ContractError, DataError, InfrastructureError, TrainingError
 from posttrain.generation import LocalGenerator
 from posttrain.models import LoraSettings, ModelSettings, ScalarModel, load_for_inference, write_tiny_model
 from posttrain.models.actor_critic import ActorCritic
@@ -196,6 +196,33 @@ def test_the_run_stops_when_the_held_out_reward_falls_and_hands_back_the_best_po
     highest = max(entry["held_out_reward"] for entry in result.history)
     assert result.history[-1]["held_out_reward"] < highest
     assert result.metrics["kl"] < result.history[-1]["kl"]
+
+
+def test_an_error_in_scoring_costs_nothing_that_was_trained(world, monkeypatch):
+    """The reward model fails in the third update; the run goes on from the second, to the bits of a run without the failure."""
+    settings = config(world, training={"learning_rate": 2e-3, "max_steps": 3, "checkpoint_every_steps": 100})
+    run_ppo(settings, world / "start", world / "smooth")
+    scores, calls = RewardModel.score, []
+
+    def fail_once(self, pairs):
+        calls.append(len(pairs))
+        if len(calls) == 3:
+            raise InfrastructureError("the reward model is gone")
+        return scores(self, pairs)
+
+    monkeypatch.setattr(RewardModel, "score", fail_once)
+    with pytest.raises(InfrastructureError, match="is gone"):
+        run_ppo(settings, world / "start", world / "rough")
+    assert [folder.name for folder in (world / "rough" / "checkpoints").iterdir()] == ["step-00000002"]
+    run_ppo(settings, world / "start", world / "rough")
+    assert hashes(world / "rough") == hashes(world / "smooth")
+
+
+def test_every_update_is_full_whatever_the_number_of_prompts(world, tmp_path):
+    """32 prompts, 20 answers an update, one epoch: round(1.6) = 2 updates of 20."""
+    settings = config(world, training={"max_steps": None, "epochs": 1.0, "sequences_per_step": 20})
+    result = run_ppo(settings, world / "start", tmp_path / "out")
+    assert [entry["answers"] for entry in result.history] == [20, 20]
 
 
 def refused(world, tmp_path, error, message, **changes):

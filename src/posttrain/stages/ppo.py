@@ -9,7 +9,7 @@ from torch import nn
 from posttrain.chat import CONTRACT_FILE, ChatContract
 from posttrain.config.files import write_json
 from posttrain.data import DataCard, check_consent, load_card
-from posttrain.errors import ConfigError
+from posttrain.errors import ConfigError, DataError
 from posttrain.lineage import LineageStore, RunLogger
 from posttrain.models import ModelOptions, ModelSettings, find_model
 from posttrain.models.actor_critic import ActorCritic
@@ -47,14 +47,11 @@ def run_ppo(
     with open_world() as world:
         if world.size > 1:
             raise ConfigError(f"PPO runs in one process, and {world.size} were started", hint="start it without torchrun")
-    files = [config.data, *([config.held_out] if config.held_out else [])]
-    cards = {path: load_card(path) for path in files}
+    cards = {path: load_card(path) for path in (config.data, config.held_out) if path}
     for card in cards.values():
         check_consent(card)
     contract = ChatContract.load(folder)
     check_contracts(contract, [folder, out])
-    if config.value_model is not None:
-        contract.check_same(ChatContract.load(find_model(config.value_model)).record(), what=f"value_model {config.value_model}")
     prompts, held_out = _load_data(config, contract, folder, show)
     judges = _load_judges(config)
     run = _build_run(config, folder, contract, judges, prompts)
@@ -111,11 +108,15 @@ def _load_data(config: PpoConfig, contract: ChatContract, folder: Path, show: Pr
     context = context_length(folder)
     prompts, left_out = load_prompts(config.data, contract, config, context=context)
     note = f"{len(prompts)} prompts" + (f"; {left_out} left out: too long" if left_out else "")
+    if len(prompts) < 2:
+        raise DataError(f"{config.data}: holds 1 prompt", hint="PPO compares answers to several: give at least 2 prompts")
     if config.held_out is None:
         show.say(f"{note}; no held-out prompts given: the gain is measured on prompts that were trained on")
         return prompts, prompts[: config.held_out_limit]
     held_out, _ = load_prompts(config.held_out, contract, config, context=context)
     held_out = held_out[: config.held_out_limit]
+    if len(held_out) < 2:
+        raise DataError(f"{config.held_out}: holds 1 prompt", hint="a gain with an interval needs at least 2 held-out prompts")
     check_apart(prompts, held_out, config.held_out)
     show.say(f"{note}, {len(held_out)} held out")
     return prompts, held_out
@@ -135,10 +136,14 @@ def _load_judges(config: PpoConfig) -> Judges:
 
 
 def _build_run(config: PpoConfig, folder: Path, contract: ChatContract, judges: Judges, prompts: Sequence[Prompt]) -> PpoRun:
+    if config.value_model is not None:
+        contract.check_same(ChatContract.load(find_model(config.value_model)).record(), what=f"value_model {config.value_model}")
     options = {name: getattr(config, name) for name in ModelOptions.model_fields}
     settings = ModelSettings(path=str(folder), **options)
     models = ActorCritic.load(settings, seed=config.training.seed, value_path=config.value_model)
-    plan = build_plan(_items(prompts), config.training)
+    training = config.training  # every update is full: what is over at the end of an epoch goes on in the next
+    updates = training.max_steps or max(1, round(training.epochs * len(prompts) / training.sequences_per_step))
+    plan = build_plan(_items(prompts), training.model_copy(update={"max_steps": updates}))
     return PpoRun(models, contract, judges, prompts, plan, config)
 
 

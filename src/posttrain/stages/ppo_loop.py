@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from posttrain.chat import ChatContract
-from posttrain.errors import InfrastructureError
+from posttrain.errors import InfrastructureError, PosttrainError
 from posttrain.models.actor_critic import ActorCritic
 from posttrain.objectives import kl_per_token
 from posttrain.stages.ppo_controls import check_scores, explained_variance, parted, shape_scores, slope
@@ -66,7 +66,20 @@ def run_updates(
         for update in range(state.step, run.plan.num_steps):
             if history and history[-1]["stopped"]:
                 break
-            entry = _update(run, updater, update, history, best)
+            try:
+                measured = _measure_policy(run, update, history)
+            except PosttrainError:  # nothing of this update has touched a weight
+                if update > state.step:
+                    save_checkpoint(
+                        checkpoints, RunState(update, identity, history), held, updater.optimizer, keep=settings.keep_checkpoints
+                    )
+                raise
+            entry = measured.entry
+            if entry["stopped"]:
+                restore_best(run.models, best)
+            else:
+                _keep_best(run, entry, history, best)
+                entry |= _train(updater, measured, update)
             history.append(entry)
             done = update + 1
             last = done == run.plan.num_steps or bool(entry["stopped"])
@@ -89,8 +102,18 @@ def restore_best(models: ActorCritic, best: Mapping[str, nn.Parameter]) -> None:
     models.refresh()
 
 
-def _update(run: PpoRun, updater: Updater, update: int, history: list[Entry], best: dict[str, nn.Parameter]) -> Entry:
-    """Measure the policy, decide, train. ``update`` counts from 0."""
+@dataclass(frozen=True, slots=True)
+class _Measured:
+    """What an update knows before it trains; ``scores`` are shaped."""
+
+    entry: Entry
+    rollouts: list[Rollout]
+    passes: Passes
+    scores: Tensor
+
+
+def _measure_policy(run: PpoRun, update: int, history: list[Entry]) -> _Measured:
+    """Answer and score, and decide whether to go on; no weight changes. ``update`` counts from 0."""
     config, began = run.config, time.perf_counter()
     coefficient = history[-1]["next_kl_coef"] if history else config.kl.coefficient
     rollouts = sample(run.models, run.contract, [run.prompts[i] for i in run.plan.steps[update]], config, update=update + 1)
@@ -109,16 +132,17 @@ def _update(run: PpoRun, updater: Updater, update: int, history: list[Entry], be
     }
     entry["next_kl_coef"] = config.kl.after(coefficient, entry["kl"])
     entry["stopped"] = _why_stop([*history, entry], run)
-    scored = time.perf_counter()
-    if entry["stopped"]:
-        restore_best(run.models, best)
-    else:
-        _keep_best(run, entry, history, best)
-        items, returns = build_items(rollouts, passes, scores, config, kl_coef=coefficient)
-        entry["explained_variance"] = explained_variance(passes.values, returns)
-        entry |= updater.run(items, update)
-    entry |= {"generation_seconds": answered - began, "scoring_seconds": scored - answered, "update_seconds": time.perf_counter() - scored}
-    return entry
+    entry |= {"generation_seconds": answered - began, "scoring_seconds": time.perf_counter() - answered, "update_seconds": 0.0}
+    return _Measured(entry, rollouts, passes, scores)
+
+
+def _train(updater: Updater, measured: _Measured, update: int) -> Entry:
+    """The training half of an update, and what it adds to the entry."""
+    began, passes = time.perf_counter(), measured.passes
+    coefficient = measured.entry["kl_coef"]
+    items, returns = build_items(measured.rollouts, passes, measured.scores, updater.config, kl_coef=coefficient)
+    found: Entry = {"explained_variance": explained_variance(passes.values, returns), **updater.run(items, update)}
+    return found | {"update_seconds": time.perf_counter() - began}
 
 
 def measure(judges: Judges, rollouts: Sequence[Rollout]) -> tuple[Entry, dict[str, list[float]]]:

@@ -14,6 +14,7 @@ from posttrain.training import TrainingSettings
 LORA_LEARNING_RATE = 5e-5
 FULL_LEARNING_RATE = 1e-6
 VALUE_RATE_RATIO = 10.0
+CHECKPOINT_EVERY_UPDATES = 5
 
 
 class RewardShaping(Config):
@@ -101,12 +102,16 @@ class PpoConfig(ModelOptions):
     divergence: DivergenceRule = DivergenceRule()
     """When the reward and the held-out reward have parted."""
     training: TrainingSettings
-    """The engine's settings; ``learning_rate`` is 5e-5 with an adapter and 1e-6 in full when left out."""
+    """The engine's settings; when left out, ``learning_rate`` is 5e-5 with an adapter and 1e-6 in full, and a checkpoint is due every 5
+    updates."""
 
     @model_validator(mode="before")
     @classmethod
-    def _default_learning_rate(cls, values: Any) -> Any:
-        return with_learning_rate(values, adapter=LORA_LEARNING_RATE, full=FULL_LEARNING_RATE)
+    def _defaults_of_the_method(cls, values: Any) -> Any:
+        values = with_learning_rate(values, adapter=LORA_LEARNING_RATE, full=FULL_LEARNING_RATE)
+        if not isinstance(values, dict) or not isinstance(values.get("training"), dict):
+            return values
+        return values | {"training": {"checkpoint_every_steps": CHECKPOINT_EVERY_UPDATES, **values["training"]}}
 
     @model_validator(mode="after")
     def _check_together(self) -> "PpoConfig":
