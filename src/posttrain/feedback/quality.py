@@ -21,7 +21,7 @@ from posttrain.records import CHOICES, Comparison
 
 @dataclass(frozen=True, slots=True)
 class PairAgreement:
-    """Two annotators on the ``shared`` comparisons both judged. ``kappa`` is None below :data:`FEWEST` of them."""
+    """Two annotators on the ``shared`` comparisons both judged (at least one). ``kappa`` is None below :data:`FEWEST` of them."""
 
     first: str
     second: str
@@ -77,7 +77,8 @@ def label_quality(comparisons: Sequence[Comparison], *, seed: int = 0) -> LabelR
     table = label_table(comparisons)
     ratings = _ordered(table)
     groups = table.groups
-    given = (table.latest != MISSING).sum(axis=1)
+    labelled = (table.latest != MISSING).astype(np.int64)
+    shared, given = labelled.T @ labelled, labelled.sum(axis=1)
     votes = (table.latest[:, :, None] == np.arange(len(CHOICES))).sum(axis=1)
     said = table.codes[table.codes != MISSING]
     return LabelReport(
@@ -94,7 +95,7 @@ def label_quality(comparisons: Sequence[Comparison], *, seed: int = 0) -> LabelR
         fleiss=fleiss_kappa(ratings, groups=groups, seed=seed),
         alpha=krippendorff_alpha(ratings, groups=groups, seed=seed),
         ordinal=krippendorff_alpha(ratings, level="ordinal", groups=groups, seed=seed),
-        pairs=tuple(_pair(table, ratings, one, other, seed) for one, other in combinations(range(len(table.annotators)), 2)),
+        pairs=tuple(_pair(table, ratings, one, other, seed) for one, other in combinations(range(len(shared)), 2) if shared[one, other]),
         annotators=tuple(annotators(comparisons, table)),
         effects=label_effects(comparisons, seed=seed),
         dimensions=tuple(dimension_answers(comparisons, seed=seed)),
@@ -110,7 +111,7 @@ def _ordered(table: LabelTable) -> np.typing.NDArray[np.float64]:
 def _pair(table: LabelTable, ratings: np.typing.NDArray[np.float64], one: int, other: int, seed: int) -> PairAgreement:
     both = ratings[:, [one, other]]
     shared = int((~np.isnan(both)).all(axis=1).sum())
-    agreement = percent_agreement(both, groups=table.groups, seed=seed) if shared else None
+    agreement = percent_agreement(both, groups=table.groups, seed=seed)
     kappa = cohen_kappa(both[:, 0], both[:, 1], groups=table.groups, seed=seed) if shared >= FEWEST else None
     return PairAgreement(table.annotators[one], table.annotators[other], shared, agreement, kappa)
 

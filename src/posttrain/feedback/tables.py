@@ -27,9 +27,8 @@ class Table:
 def label_tables(report: LabelReport, queue: Sequence[Doubt] = (), *, most: int = 10) -> list[Table]:
     """The report as tables; ``most`` rows of the adjudication queue."""
     tables = [_overview(report), _effects(report), _annotators(report)]
-    shared = [pair for pair in report.pairs if pair.shared]
-    if shared:
-        rows = tuple((pair.first, pair.second, str(pair.shared), _percent(pair.agreement), _figure(pair.kappa)) for pair in shared)
+    if report.pairs:
+        rows = tuple((pair.first, pair.second, str(pair.shared), _percent(pair.agreement), _figure(pair.kappa)) for pair in report.pairs)
         tables.append(Table("Who agrees with whom", ("annotator", "with", "shared", "agreement", "Cohen's kappa"), rows))
     if confusions := [one for one in report.annotators if one.confusion]:
         tables.append(_confusions(confusions))
