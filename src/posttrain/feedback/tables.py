@@ -100,7 +100,7 @@ def _overview(report: LabelReport) -> Table:
         ("agreement of two labels", _percent(report.agreement)),
         ("Fleiss' kappa", _figure(report.fleiss)),
         ("Krippendorff's alpha", _figure(report.alpha)),
-        ("  with a < tie < b", _figure(report.ordinal)),
+        ("alpha with a < tie < b", _figure(report.ordinal)),
     ]
     if report.unjudged:
         rows.insert(2, ("not judged yet", str(report.unjudged)))
