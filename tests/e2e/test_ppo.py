@@ -1,6 +1,7 @@
 """PPO from the stage and from the command line, on a tiny model and real tiny reward models."""
 
 import contextlib
+import gzip
 import io
 import json
 import os
@@ -28,6 +29,7 @@ from posttrain.stages import run_ppo
 from posttrain.stages.ppo_rollouts import load_prompts, run_passes, sample, score
 from posttrain.stages.ppo_update import Updater, build_items
 
+PAIRS = Path(__file__).parents[1] / "fixtures/data/hh_pairs.jsonl.gz"
 STEADY = {
     "kl": {"name": "fixed", "coefficient": 0.2},
     "minibatches": 1,
@@ -244,6 +246,25 @@ def test_bad_prompts_are_refused(world, tmp_path):
     refused(
         world, tmp_path, DataError, "1 of 2 held-out prompts are also trained on; row 1 is row 6", held_out=str(tmp_path / "both.jsonl")
     )
+
+
+def test_prompts_come_from_pairs_too(live):
+    """HH-RLHF as published: a dialogue's prompt is what both answers begin with, and ends with the person's turn."""
+    _, contract, _, settings = live
+    prompts, left_out = load_prompts(str(PAIRS), contract, settings.model_copy(update={"on_too_long": "drop"}), context=2048)
+    with gzip.open(PAIRS, "rt", encoding="utf-8") as stream:
+        rows = [json.loads(line) for line in stream]
+    assert len(prompts) + left_out == len(rows)
+    for prompt in prompts:
+        assert prompt.messages[-1].role == "user"
+        assert prompt.messages[0].content.strip() in rows[prompt.row]["chosen"]
+
+
+def test_without_a_token_that_ends_a_turn_nothing_starts(world, live):
+    contract = ChatContract.load(world / "start")
+    contract.eos_token_ids = ()
+    with pytest.raises(ContractError, match="no token that ends a turn, so no answer could end"):
+        load_prompts(str(world / "prompts.jsonl"), contract, live[3], context=2048)
 
 
 def test_bad_reward_models_are_refused(world, tmp_path):
