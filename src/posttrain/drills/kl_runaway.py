@@ -33,4 +33,4 @@ def kl_runaway(folder: Path, faulty: bool) -> Found:
         "training": training | {"learning_rate": 5e-2 if faulty else 5e-3, "checkpoint_every_steps": 1000},
     }
     run_stage("ppo", folder, model, settings)
-    return read_run(folder, "kl", "reward_gain")
+    return read_run(folder, "highest kl", "reward_gain")
