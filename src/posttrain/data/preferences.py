@@ -31,11 +31,11 @@ MAX_PASSAGES = 800
 CASES_A_SLICE = 30
 PAIRS_A_PROMPT = {"harmless": 1, "qa": 4, "instructions": 4}
 SPLITS: Mapping[str, Mapping[str, int]] = {
-    "policy": {"harmless": 90, "qa": 80, "instructions": 60},
-    "reward": {"harmless": 120, "qa": 60, "instructions": 40},
-    "held-out": {"harmless": 120, "qa": 60, "instructions": 40},
-    "calibration": {"harmless": 60, "qa": 30, "instructions": 15},
-    "test": {"harmless": 90, "qa": 60, "instructions": 30},
+    "policy": {"harmless": 120, "qa": 60, "instructions": 60},
+    "reward": {"harmless": 250, "qa": 40, "instructions": 40},
+    "held-out": {"harmless": 250, "qa": 40, "instructions": 40},
+    "calibration": {"harmless": 50, "qa": 20, "instructions": 15},
+    "test": {"harmless": 70, "qa": 40, "instructions": 30},
 }
 """Comparisons of each source in each file; prompts are drawn in this order after the suite's."""
 FOLDER, SUITE = Path("recipes/data"), Path("suites/preference.jsonl")

@@ -68,7 +68,7 @@ class EvaluationSettings(Config):
 class LabelSettings(Config):
     """How judgements of several people become pairs (for data of comparisons)."""
 
-    method: Literal["dawid_skene", "majority", "mean"] = "dawid_skene"
+    method: Literal["dawid_skene", "majority", "mean"] = "mean"
     """``dawid_skene`` weighs annotators by how reliable they are, ``mean`` takes the share of votes, ``majority`` a hard label."""
     min_confidence: float = Field(default=0.5, ge=0.5, lt=1)
     """Leave out pairs whose better answer is less certain than this: max(p, 1 - p)."""
