@@ -10,8 +10,6 @@ from posttrain.cli.drill import app
 from posttrain.drills import DRILLS, Drill, Found, drill_lines, run_drill
 from posttrain.errors import DataError
 from posttrain.feedback.annotators import annotators
-from posttrain.release import Reading, TwoMetricReading
-from posttrain.release.two_metrics import Figure
 
 
 def a_drill(run, expects="too long"):
@@ -61,13 +59,8 @@ def trusting_spans(self, messages, tools, turns):
     return whole, [(len(self._renderer.render(messages[:turn], tools=tools, add_generation_prompt=True)), len(whole) - 1) for turn in turns]
 
 
-def nothing_read(candidate, baseline, config):
-    reading = Reading("", "not enough evidence", "nobody looked", (Figure("reward", "target", "unknown", "", None, None, None, 0, 0),))
-    return TwoMetricReading(reading, (), ())
-
-
-def none_stands_out(comparisons, table):
-    return [replace(one, findings=()) for one in annotators(comparisons, table)]
+def none_stands_out(*arguments, **options):
+    return [replace(one, findings=()) for one in annotators(*arguments, **options)]
 
 
 CHECKS = {
@@ -77,12 +70,12 @@ CHECKS = {
     "no-consent": ("posttrain.stages.sft.check_consent", lambda card: None),
     "nothing-supervised": ("posttrain.stages.sft._check_rows", lambda *arguments: None),
     "policy-text-changed": ("posttrain.lineage.store.check_content", lambda *arguments: None),
-    "chosen-likelihood-falls": ("posttrain.stages.preference.find_warnings", lambda history, settings: []),
-    "kl-runaway": ("posttrain.stages.ppo_loop._why_stop", lambda history, run: ""),
-    "length-loving-reward": ("posttrain.rewards.evaluation.run_probes", lambda model, pairs: ()),
-    "preference-overfitting": ("posttrain.stages.preference.find_warnings", lambda history, settings: []),
-    "stale-pairs": ("posttrain.stages.preference.stale_warning", lambda fit, settings: None),
-    "sycophancy": ("posttrain.release.judge.read_two_metrics", nothing_read),
+    "chosen-likelihood-falls": ("posttrain.stages.preference.find_warnings", lambda *arguments, **options: []),
+    "kl-runaway": ("posttrain.stages.ppo_loop._why_stop", lambda *arguments: ""),
+    "length-loving-reward": ("posttrain.rewards.evaluation.run_probes", lambda *arguments, **options: ()),
+    "preference-overfitting": ("posttrain.stages.preference.find_warnings", lambda *arguments, **options: []),
+    "stale-pairs": ("posttrain.stages.preference.stale_warning", lambda *arguments, **options: None),
+    "sycophancy": ("posttrain.release.two_metrics.verdict_of", lambda *figures: ("not enough evidence", "nobody looked")),
     "uncalibrated-reviewers": ("posttrain.feedback.quality.annotators", none_stands_out),
     "template-drift": ("posttrain.chat.ChatContract.check_same", lambda self, recorded, what: None),
 }
