@@ -115,23 +115,15 @@ class ActorCritic:
 
         These are the live weights, not a copy: nothing has to be refreshed after an update.
         """
+        if reference and self._reference is None:
+            with self.policy.without_adapter() as base, base.sampling() as stock:
+                yield stock
+            return
         policy = self._reference if reference and self._reference is not None else self.policy
-        stock = policy.model.get_base_model() if hasattr(policy.model, "get_base_model") else policy.model
-        own = stock.config._attn_implementation
-        stock.set_attn_implementation("sdpa")
-        policy.model.eval()
-        try:
-            if policy.model is stock:
-                yield stock
-            elif reference:
-                with policy.without_adapter():
-                    yield stock
-            else:
-                activate(policy.model, POLICY)
-                yield stock
-        finally:
-            stock.set_attn_implementation(own)
-            policy.model.train()
+        if policy is self.policy and isinstance(self.value, AdapterValue):
+            activate(policy.model, POLICY)
+        with policy.sampling() as stock:
+            yield stock
 
     def drop_value(self) -> None:
         """Take the value adapter off, so that the policy saves as a plain adapter. The run is over then."""

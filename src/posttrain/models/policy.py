@@ -66,6 +66,22 @@ class Policy(ForestModel):
         with self.model.disable_adapter():
             yield self
 
+    @contextmanager
+    def sampling(self) -> Iterator[Any]:
+        """The live model as its library knows it, for a generator: own attention, eval mode, nothing compiled anew for decoding.
+
+        These are the weights that train, not a copy: nothing has to be refreshed after an update. Adapters stay as they are switched.
+        """
+        base, was_training, own = self._base, self.model.training, self._base.config._attn_implementation
+        base.set_attn_implementation("sdpa")
+        self.model.eval()
+        try:
+            with torch.compiler.set_stance("force_eager"):
+                yield base
+        finally:
+            base.set_attn_implementation(own)
+            self.model.train(was_training)
+
     def _check_head(self) -> None:
         self._shape = head_shape(self._base.config)
         head_weight(self._base)

@@ -8,13 +8,11 @@ function of that history, so a run that was killed and resumed gives the same on
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from jsonschema.validators import validator_for
 from numpy.typing import NDArray
@@ -246,7 +244,7 @@ def stale_warning(fit: Mapping[str, float], settings: WatchSettings, *, made: tu
 
 def draw_samples(policy: Policy, contract: ChatContract, requests: Sequence[GenerationRequest]) -> list[tuple[str, TokenSequence, bool]]:
     """(text, prompt and answer as ids with the answer supervised, whether it ended) of each request, from the weights as they are."""
-    with _stock(policy) as model:
+    with policy.sampling() as model:
         answers = LocalGenerator(model, contract, batch_size=min(16, len(requests))).generate(requests)
     drawn = []
     for request, answer in zip(requests, answers, strict=True):
@@ -284,21 +282,6 @@ def sample_requests(rows: Sequence[Row], settings: WatchSettings, *, seed: int) 
         )
         for place, number in enumerate(order)
     ]
-
-
-@contextmanager
-def _stock(policy: Policy) -> Iterator[Any]:
-    """The policy's model as its library knows it, for the generator: own attention, eval mode, nothing compiled anew for decoding."""
-    model: Any = policy.model.get_base_model() if hasattr(policy.model, "get_base_model") else policy.model
-    own, was_training = model.config._attn_implementation, model.training
-    model.set_attn_implementation("sdpa")
-    model.eval()
-    try:
-        with torch.compiler.set_stance("force_eager"):
-            yield model
-    finally:
-        model.set_attn_implementation(own)
-        model.train(was_training)
 
 
 def _satisfy(schema: Path, texts: Sequence[str]) -> list[bool]:
