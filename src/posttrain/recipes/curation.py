@@ -27,12 +27,12 @@ def pairs_of_judgements(labels: LabelSettings, source: Path, folder: Path, displ
     Each source is a labelling project of its own, with its annotators and its rubric; one that nobody judged twice keeps its labels, as
     there is nothing to weigh. Raises DataError for labels of two rubric versions in one source, CheckFailed for data without consent.
     """
-    from posttrain.data import check_consent, load_card, read_records, write_jsonl
+    from posttrain.data import check_consent, load_card, write_jsonl
+    from posttrain.data.comparisons import load_comparisons
     from posttrain.feedback import build_pairs, label_quality
-    from posttrain.records import Comparison
 
     check_consent(load_card(source))
-    comparisons = [record for record in read_records(source, Comparison) if isinstance(record, Comparison)]
+    comparisons = load_comparisons(source)
     sources: dict[str, list[Comparison]] = {}
     for one in comparisons:
         sources.setdefault(one.source, []).append(one)
