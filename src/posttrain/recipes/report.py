@@ -103,6 +103,8 @@ def _reward_sections(steps: Sequence[StepResult]) -> list[ReportSection]:
         file = step.folder / "evaluation.json"
         if file.is_file():
             found = json.loads(file.read_text(encoding="utf-8"))
+            if not found:  # no test pairs: nothing was measured
+                continue
             rows: list[tuple[object, ...]] = []
             for name, entry in found["slices"].items():
                 accuracy = entry["accuracy"]
