@@ -1,5 +1,6 @@
 """Find and open model folders. Remote code is never trusted, and nothing here reaches the network."""
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -99,6 +100,15 @@ def load_model(path: Path, dtype: torch.dtype, *, quantization: str | None = Non
     return model
 
 
+def open_adapter(model: Any, path: str | Path, *, trainable: bool = False) -> Any:
+    """``model`` under the PEFT adapter in folder ``path``. Raises ModelError naming a missing file."""
+    from peft import PeftModel
+
+    with warnings.catch_warnings():  # peft asks transformers for gradient checkpointing under its old name
+        warnings.simplefilter("ignore", FutureWarning)
+        return PeftModel.from_pretrained(model, str(check_adapter(path)), is_trainable=trainable, autocast_adapter_dtype=False)
+
+
 def load_for_inference(
     model_path: str | Path,
     adapter_path: str | Path | None = None,
@@ -113,9 +123,7 @@ def load_for_inference(
     """
     model = load_model(find_model(model_path), choose_dtype(dtype, device), attention=attention)
     if adapter_path is not None:
-        from peft import PeftModel
-
-        model = PeftModel.from_pretrained(model, str(check_adapter(adapter_path)), autocast_adapter_dtype=False)
+        model = open_adapter(model, adapter_path)
         if merge:
             model = model.merge_and_unload()
     return model.to(device).eval()

@@ -13,7 +13,7 @@ from posttrain.models.families import check_head, head_shape, head_weight
 from posttrain.models.forest import Forest
 from posttrain.models.forest_model import ForestModel, choose_precision
 from posttrain.models.head import token_logprobs, token_logprobs_and_entropies
-from posttrain.models.loading import check_adapter, choose_dtype, find_model, load_model
+from posttrain.models.loading import choose_dtype, find_model, load_model, open_adapter
 from posttrain.models.lora import add_adapter
 from posttrain.models.settings import ModelSettings
 
@@ -35,9 +35,7 @@ class Policy(ForestModel):
         if settings.lora is not None:
             model = add_adapter(model, settings.lora, seed=seed)
         elif settings.adapter is not None:
-            from peft import PeftModel
-
-            model = PeftModel.from_pretrained(model, str(check_adapter(settings.adapter)), is_trainable=True, autocast_adapter_dtype=False)
+            model = open_adapter(model, settings.adapter, trainable=True)
         policy = cls(model, settings, compute_dtype=compute_dtype, device=device)
         policy._compile_if_it_pays(num_tokens)
         return policy
