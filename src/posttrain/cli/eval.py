@@ -51,7 +51,7 @@ def eval_command(
             name=name,
             trained_at=_trained_at(adapter),
             concurrency=batch_size,
-            models=_models(model, adapter, reference, reward or []) if loaded.needs_models else None,
+            models=_models("" if endpoint else model, adapter, reference, reward or []) if loaded.needs_models else None,
         )
         display.step(1, f"{loaded.config.name} on {name}", "done")
     text = json.dumps(dict(result.summary), ensure_ascii=False) if as_json else "\n".join(summary_lines(result.summary))
@@ -78,7 +78,7 @@ def _models(model: str, adapter: Path | None, reference: Path | None, rewards: l
     if wrong is not None:
         raise ConfigError(f"--reward {wrong} is not ROLE=FOLDER", hint="for example: --reward held-out=runs/held-out/model")
     roles = {role: find_model(folder) for role, _, folder in (entry.partition("=") for entry in rewards)}
-    return ScoringModels(find_model(model), adapter, find_model(reference) if reference else None, roles)
+    return ScoringModels(find_model(model) if model else None, adapter, find_model(reference) if reference else None, roles)
 
 
 def _trained_at(adapter: Path | None) -> str | None:

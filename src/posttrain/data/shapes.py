@@ -4,7 +4,7 @@ A shape is found by its columns; the one with the most columns wins. To read ano
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from posttrain.config import Registry
@@ -160,7 +160,10 @@ def _preference(row: Row) -> Record:
     if not shared:
         fix = "both sides must begin with the same turns, or give a 'prompt' column"
         raise FieldError("chosen", "shares no prompt with 'rejected'", chosen[0].content if chosen else "", fix=fix)
-    return _pair(row, chosen[:shared], (chosen[shared:], rejected[shared:]))
+    pair = _pair(row, chosen[:shared], (chosen[shared:], rejected[shared:]))
+    if is_transcript(row["chosen"]):  # HH-RLHF: the better answer can be harmful too, so it is never to be imitated
+        pair = replace(pair, metadata={**pair.metadata, "imitation": False})
+    return pair
 
 
 def _after(prompt: Turns, full: Turns) -> Turns:

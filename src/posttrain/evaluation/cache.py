@@ -30,14 +30,15 @@ class GenerationCache:
             return None
         try:
             data = json.loads(self._path(key).read_text(encoding="utf-8"))
-            return Generation(data["text"], data["finish_reason"], data["num_prompt_tokens"], data["num_completion_tokens"], 0.0)
+            counts = data["num_prompt_tokens"], data["num_completion_tokens"]
+            return Generation(data["text"], data["finish_reason"], *counts, 0.0, token_ids=tuple(data["token_ids"]))
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
     def put(self, key: str, generation: Generation) -> None:
         """Keep an answer."""
         if self.folder is not None:
-            fields = ("text", "finish_reason", "num_prompt_tokens", "num_completion_tokens")
+            fields = ("text", "finish_reason", "num_prompt_tokens", "num_completion_tokens", "token_ids")
             write_json(self._path(key), {field: getattr(generation, field) for field in fields})
 
     def _path(self, key: str) -> Path:

@@ -232,8 +232,12 @@ def _open_folder(
 def _identity_of(models: ScoringModels) -> dict[str, str]:
     """Which weights play which role."""
     folders = {"reference": models.reference, **{f"reward {name}": path for name, path in models.rewards.items()}}
-    weights = {name: sorted(Path(path).glob("*.safetensors")) for name, path in folders.items() if path is not None}
-    return {name: content_hash([file_hash(file) for file in files]) for name, files in weights.items()}
+    weights = {
+        name: sorted(file for pattern in ("*.safetensors", "pytorch_model*.bin") for file in Path(path).glob(pattern))
+        for name, path in folders.items()
+        if path is not None
+    }
+    return {"dtype": models.dtype} | {name: content_hash([file_hash(file) for file in files]) for name, files in weights.items()}
 
 
 def _info(case: Case) -> CaseInfo:

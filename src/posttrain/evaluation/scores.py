@@ -84,10 +84,12 @@ class Asked:
 class ScoringModels:
     """The models that scores of a suite need: the evaluated policy, the reference it moved from, reward models by role."""
 
-    policy: Path
+    policy: Path | None
+    """None where the answers come from a server: scores that need the model itself stay unscored."""
     adapter: Path | None = None
     reference: Path | None = None
     rewards: Mapping[str, Path] = field(default_factory=dict)
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     _open: "tuple[ChatContract, Policy] | None" = field(default=None, repr=False)
 
     def open_policy(self) -> "tuple[ChatContract, Policy]":
@@ -96,19 +98,22 @@ class ScoringModels:
         from posttrain.models import ModelSettings, Policy
 
         if self._open is None:
-            settings = ModelSettings(path=str(self.policy), adapter=str(self.adapter) if self.adapter else None)
-            self._open = ChatContract.load(self.adapter or self.policy), Policy.load(settings, seed=0)
+            adapter = str(self.adapter) if self.adapter else None
+            settings = ModelSettings(path=str(self.policy), adapter=adapter, dtype=self.dtype)
+            self._open = ChatContract.load(str(self.policy)), Policy.load(settings, seed=0)
         return self._open
 
     def close_policy(self) -> None:
         """Let the evaluated model go, before another one is opened."""
         self._open = None
 
-    def open_reference(self) -> "Policy":
-        """The reference model."""
+    def open_reference(self, contract: "ChatContract") -> "Policy":
+        """The reference model. Raises ContractError when it does not read the same tokens as ``contract``'s model."""
+        from posttrain.chat import ChatContract
         from posttrain.models import ModelSettings, Policy
 
-        return Policy.load(ModelSettings(path=str(self.reference)), seed=0)
+        contract.check_same(ChatContract.load(str(self.reference)).record(), what=f"reference {self.reference}")
+        return Policy.load(ModelSettings(path=str(self.reference), dtype=self.dtype), seed=0)
 
 
 ModelScorer = Callable[[Sequence[Asked], ScoringModels], Iterator[list[Score]]]

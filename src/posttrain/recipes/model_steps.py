@@ -43,7 +43,8 @@ def evaluate_step(run: RunSoFar, suite: Suite, model: StepResult, name: str) -> 
         assert run.origins is not None
         path, adapter, steps = Path(model.outputs["path"]), model.outputs.get("adapter"), run.steps
         rewards = {role: Path(step.outputs["path"]) for role, step in roles.items()}
-        models = ScoringModels(path, Path(adapter) if adapter else None, Path(run.start.outputs["path"]), rewards)
+        reference = Path(run.start.outputs["path"])
+        models = ScoringModels(path, Path(adapter) if adapter else None, reference, rewards, dtype=settings.dtype)
         generator = LocalGenerator.load(path, adapter, dtype=settings.dtype, batch_size=settings.batch_size)
         result = evaluate(
             suite,
@@ -56,7 +57,8 @@ def evaluate_step(run: RunSoFar, suite: Suite, model: StepResult, name: str) -> 
             models=models if suite.needs_models else None,
         )
         content = {"name": f"{suite.config.name} on {name}", "suite": suite.hash, "generator": dict(generator.identity)}
-        files = [result.folder / "results.jsonl", result.folder / "summary.json"]
+        names = ("results.jsonl", "summary.json", "model_scores.jsonl")
+        files = [result.folder / name for name in names if (result.folder / name).is_file()]
         parents = [model.outputs["lineage"], run.origins.suites[suite.path], *(step.outputs["lineage"] for step in roles.values())]
         return {"results": str(result.folder), "lineage": run.origins.store.put("evaluation", content, parents=parents, files=files)}
 
@@ -85,7 +87,7 @@ def train_step(run: RunSoFar, entry: StageEntry, model: StepResult, data: StepRe
             write_json(began, {"trained_at": datetime.now(UTC).isoformat()})
         resolved = settings | files | {key: step.outputs["path"] for key, step in named.items()} | {"data": data.outputs["path"]}
         if "reference_cache" in stage.config.model_fields and "reference_cache" not in settings:
-            rows = {key: value for key, value in comparable.items() if key not in ("objective", "training", "watch", "unpair")}
+            rows = {key: value for key, value in comparable.items() if key not in ("objective", "training", "watch")}
             cache = content_hash({"model": model.key, "data": data.key, "rows": rows})[:16]
             resolved["reference_cache"] = str(run.steps.out / "cache" / "reference" / cache)
         logger = build_loggers(loaded.recipe.loggers, folder / "logs", report=run.steps.display.say)

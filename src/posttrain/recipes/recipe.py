@@ -61,7 +61,7 @@ class EvaluationSettings(Config):
 
     batch_size: int = Field(default=16, ge=1, le=512)
     """Rows decoded together."""
-    dtype: str = Field(default="auto", pattern="^(auto|float32|bfloat16)$")
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of the generator."""
 
 

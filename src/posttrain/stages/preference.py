@@ -25,10 +25,10 @@ from posttrain.stages.preference_loss import MismatchedDrift, PreferenceLoss, ad
 from posttrain.stages.setup import (
     check_contracts,
     check_dropout,
-    context_length,
     origins,
     planned_tokens,
     stage_settings,
+    token_limit,
     with_learning_rate,
 )
 from posttrain.stages.watch import (
@@ -154,7 +154,7 @@ def run_preference(
         check_consent(card)
         contract = ChatContract.load(folder)
         check_contracts(contract, [folder, *([Path(config.adapter)] if config.adapter else []), out])
-        data = load_preferences(config, contract, limit=config.max_tokens or context_length(folder))
+        data = load_preferences(config, contract, limit=token_limit(config.max_tokens, folder))
         show.say(_describe(data.training.counts))
         settings = ModelSettings(path=str(folder), **{name: getattr(config, name) for name in ModelOptions.model_fields})
         num_tokens = planned_tokens(data.training.items, config.training)
@@ -257,7 +257,7 @@ def _prepare(run: _Run, items: Sequence[TrainingItem]) -> tuple[list[TrainingIte
         items = add_reference(items, run.reference(sequences, cache / "answers"))
     if "kl" not in inputs:
         return list(items), StepLoss(PreferenceLoss(config.objective), settings=settings)
-    foreign = mismatched(sequences, limit=config.max_tokens or context_length(Path(run.policy.settings.path)))
+    foreign = mismatched(sequences, limit=token_limit(config.max_tokens, Path(run.policy.settings.path)))
     held = [row for row in foreign if row is not None]
     if not held:
         raise DataError(

@@ -8,6 +8,7 @@ from typing import Any
 from posttrain.chat import CONTRACT_FILE, ChatContract
 from posttrain.config import Config
 from posttrain.data import DataCard
+from posttrain.errors import ConfigError
 from posttrain.lineage import LineageStore, code_record, environment_record
 from posttrain.models import ModelOptions
 from posttrain.training import TrainingItem, TrainingSettings
@@ -19,6 +20,14 @@ def check_contracts(contract: ChatContract, folders: Sequence[Path]) -> None:
         file = folder / CONTRACT_FILE
         if file.is_file():
             contract.check_same(json.loads(file.read_text(encoding="utf-8")), what=str(folder))
+
+
+def token_limit(max_tokens: int | None, model: Path) -> int | None:
+    """Longest sequence a stage takes: ``max_tokens``, else the model's positions. Raises ConfigError for more than it has positions."""
+    positions = context_length(model)
+    if max_tokens is not None and positions is not None and max_tokens > positions:
+        raise ConfigError(f"max_tokens {max_tokens}: {model} has {positions} positions", hint=f"up to {positions}, or leave it out")
+    return max_tokens or positions
 
 
 def context_length(model: Path) -> int | None:

@@ -18,10 +18,10 @@ from posttrain.stages.base import STAGES, Progress, Quiet, Stage, StageResult
 from posttrain.stages.setup import (
     check_contracts,
     check_dropout,
-    context_length,
     origins,
     planned_tokens,
     stage_settings,
+    token_limit,
     with_learning_rate,
 )
 from posttrain.training import Microbatch, StepReport, TrainingSettings, TrainResult, open_world, train
@@ -83,7 +83,7 @@ def run_sft(
         check_consent(card)
         contract = ChatContract.load(folder)
         check_contracts(contract, [folder, *([Path(config.adapter)] if config.adapter else []), out])
-        sequences, counts = load_sequences(config, contract, limit=config.max_tokens or context_length(folder))
+        sequences, counts = load_sequences(config, contract, limit=token_limit(config.max_tokens, folder))
         show.say(_describe(counts))
         policy = Policy.load(
             ModelSettings(path=str(folder), **{name: getattr(config, name) for name in ModelOptions.model_fields}),

@@ -27,7 +27,7 @@ from posttrain.generation import LocalGenerator
 from posttrain.models import Policy, completion_logprobs
 from posttrain.records import GenerationRequest, PreferencePair, SamplingSettings, TokenSequence, UnpairedLabel
 from posttrain.stages.pairs import PreferenceData
-from posttrain.training import starting_policy
+from posttrain.training import TrainingItem, starting_policy
 
 CHOSEN_FALLING = "chosen likelihood falling"
 OVERFITTING = "preference overfitting"
@@ -255,19 +255,30 @@ def draw_samples(policy: Policy, contract: ChatContract, requests: Sequence[Gene
 
 
 def watched_rows(data: PreferenceData, num: int, *, seed: int) -> list[int]:
-    """Positions of at most ``num`` items, drawn once and kept in file order."""
-    drawn = np.random.default_rng([seed, 1]).permutation(len(data.items))[:num]
-    return sorted(int(position) for position in drawn)
+    """Positions of at most ``num`` items whose label says which answer is better, drawn once and kept in file order."""
+    decided = [i for i, item in enumerate(data.items) if "probabilities" not in item.tensors or float(item.tensors["probabilities"]) != 0.5]
+    drawn = np.random.default_rng([seed, 1]).permutation(len(decided))[:num]
+    return sorted(decided[place] for place in drawn)
 
 
 def build_watched(data: PreferenceData, positions: Sequence[int], start: Float[Tensor, " sequence"]) -> WatchedAnswers | None:
-    """The answers of the items at ``positions``; ``start``: their log-probabilities under the starting policy, sequence by sequence."""
+    """The answers of the items at ``positions``; ``start``: their log-probabilities under the starting policy, sequence by sequence.
+
+    Of a pair the better answer comes first, whichever column held it (a label below .5 says that the rejected one is better).
+    """
     if not positions:
         return None
     items = [data.items[position] for position in positions]
     is_paired = len(items[0].sequences) == 2
-    good = np.array([flag for item in items for flag in ((True, False) if is_paired else (bool(item.tensors["labels"]),))])
-    return WatchedAnswers([sequence for item in items for sequence in item.sequences], good, start, is_paired)
+    sequences = [sequence for item in items for sequence in item.sequences]
+    if not is_paired:
+        return WatchedAnswers(sequences, np.array([bool(item.tensors["labels"]) for item in items]), start, False)
+    order = [2 * place + side for place, item in enumerate(items) for side in ((0, 1) if _chosen_is_better(item) else (1, 0))]
+    return WatchedAnswers([sequences[i] for i in order], np.arange(len(order)) % 2 == 0, start[order], True)
+
+
+def _chosen_is_better(item: TrainingItem) -> bool:
+    return float(item.tensors["probabilities"]) > 0.5
 
 
 def sample_requests(rows: Sequence[Row], settings: WatchSettings, *, seed: int) -> list[GenerationRequest]:

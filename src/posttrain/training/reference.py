@@ -184,6 +184,7 @@ def _passes(sequences: Sequence[TokenSequence], max_tokens: int) -> list[list[To
 
 def _begin(folder: Path, identity: Mapping[str, str], num_targets: int, max_tokens: int) -> dict[str, Any]:
     """The header of the cache in ``folder``, made when there is none; ``sha256`` is empty while the file is not finished."""
+    _check_identity(folder, identity)  # again, now that no other run can be writing it
     header = _read_header(folder)
     values = folder / VALUES_FILE
     if header is None or not values.is_file():

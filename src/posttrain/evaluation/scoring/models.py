@@ -46,10 +46,15 @@ def build_reward(options: RewardOptions, name: str, context: ScorerContext) -> M
         if options.model not in models.rewards:
             known = suggest(options.model, models.rewards)
             raise ConfigError(f"scorer '{name}': no reward model plays '{options.model}'", hint=f"--reward {options.model}=FOLDER; {known}")
-        judge = RewardModel.load(models.rewards[options.model])
-        pairs = [(answer.case.messages, (Message("assistant", answer.text),)) for answer in asked]
-        for value in judge.score(pairs):
-            yield [Score(name, value, kind="amount")]
+        judge = RewardModel.load(models.rewards[options.model], dtype=models.dtype)
+        rows = [judge.encode(one.case.messages, (Message("assistant", one.text),), tools=one.case.tools) for one in asked]
+        fits = [judge.context_length is None or len(row) <= judge.context_length for row in rows]
+        values = iter(judge.score_sequences([row for row, fit in zip(rows, fits, strict=True) if fit]))
+        for row, fit in zip(rows, fits, strict=True):
+            if fit:
+                yield [Score(name, float(next(values)), kind="amount")]
+            else:
+                yield [unscored(name, f"{len(row)} tokens, the reward model reads {judge.context_length}", "amount")]
 
     return score
 
@@ -61,7 +66,7 @@ class LikelihoodOptions(ScorerOptions):
 def build_likelihood(options: LikelihoodOptions, name: str, context: ScorerContext) -> ModelScorer:
     """Three scores from log-probabilities per token (so that length alone decides nothing).
 
-    ``<name>``: 1 when the chosen answer is the likelier one. ``<name>_margin``: chosen minus rejected, nats per token.
+    ``<name>``: 1 when the chosen answer is the likelier one (a tie is 0). ``<name>_margin``: chosen minus rejected, nats per token.
     ``<name>_chosen``: the chosen answer's, nats per token; it falls when a model is pushed away from both.
     """
     names = _likelihood_outputs(name)
@@ -69,6 +74,9 @@ def build_likelihood(options: LikelihoodOptions, name: str, context: ScorerConte
     def score(asked: Sequence[Asked], models: ScoringModels) -> Iterator[list[Score]]:
         from posttrain.models import completion_logprobs
 
+        if models.policy is None:
+            yield from ([_unscored(names, "the answers come from a server, its model cannot be asked")] * len(asked))
+            return
         contract, policy = models.open_policy()
         sequences: list[TokenSequence] = []
         for case in (answer.case for answer in asked):
@@ -108,12 +116,15 @@ def build_drift(options: DriftOptions, name: str, context: ScorerContext) -> Mod
 
         if models.reference is None:
             raise ConfigError(f"scorer '{name}': no reference model was given", hint="--reference MODEL names the one to measure from")
+        if models.policy is None:
+            yield from ([[unscored(name, "the answers come from a server, its model cannot be asked", "amount")]] * len(asked))
+            return
         contract, policy = models.open_policy()
         sequences = [_answered(contract, answer.case, answer.token_ids) for answer in asked if answer.token_ids]
         own = [float(row.sum()) for row in completion_logprobs(policy, sequences, max_tokens=MAX_TOKENS)]
         del policy
         models.close_policy()
-        reference = models.open_reference()
+        reference = models.open_reference(contract)
         other = [float(row.sum()) for row in completion_logprobs(reference, sequences, max_tokens=MAX_TOKENS)]
         found = iter(zip(own, other, strict=True))
         for answer in asked:
@@ -124,6 +135,11 @@ def build_drift(options: DriftOptions, name: str, context: ScorerContext) -> Mod
             yield [Score(name, policy_logp - reference_logp, kind="amount")]
 
     return score
+
+
+def _unscored(names: Sequence[str], reason: str) -> list[Score]:
+    """The three likelihood scores, none of which could be told."""
+    return [unscored(names[0], reason), *(unscored(name, reason, "amount") for name in names[1:])]
 
 
 def _likelihood_outputs(name: str) -> list[str]:

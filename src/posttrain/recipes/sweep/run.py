@@ -18,7 +18,7 @@ from posttrain.recipes.sweep.report import write_page
 from posttrain.recipes.sweep.source import SweepSource, check_disjoint, hold_out, prompt_key
 from posttrain.stages.pairs import PreferenceData, PreferenceRules, load_pairs
 from posttrain.stages.preference import PreferenceConfig, run_preference
-from posttrain.stages.setup import context_length
+from posttrain.stages.setup import token_limit
 
 FEW_PROMPTS = 30
 """Held-out prompts below which the reader is told that intervals are wide."""
@@ -120,7 +120,7 @@ def _held_out(source: SweepSource, config: PreferenceConfig, test: Path) -> "tup
     from posttrain.chat import ChatContract
 
     contract = ChatContract.load(source.model)
-    rules = PreferenceRules(config.max_tokens or context_length(source.model), config.on_bad_row, on_too_long="drop")
+    rules = PreferenceRules(token_limit(config.max_tokens, source.model), config.on_bad_row, on_too_long="drop")
     return contract, load_pairs(str(test), contract, rules)
 
 
@@ -153,7 +153,7 @@ def _work(
 
         result = run_preference(point.config, source.model, folder, progress=display)
         display.say("trained; measuring on held-out pairs and fresh answers")
-        start = ModelSettings(path=str(source.model), dtype=point.config.dtype, compile=False)
+        start = ModelSettings(path=str(source.model), adapter=point.config.adapter, dtype=point.config.dtype, compile=False)
         changes = {"path": str(result.model), "adapter": str(result.adapter) if result.adapter else None}
         found = measure(start.model_copy(update=changes), start, pairs, cache / "held-out", contract=contract, samples=options.samples)
         if not options.keep_models:
