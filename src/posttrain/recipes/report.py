@@ -45,9 +45,11 @@ def outcome_text(outcome: "RunOutcome") -> str:
 def _rate(entry: Mapping[str, Any]) -> str:
     if entry["value"] is None:
         return "–"
-    scale, unit = (1.0, "") if entry["kind"] == "amount" else (100.0, " %")
-    low, high = ("?" if entry[key] is None else f"{scale * entry[key]:.1f}" for key in ("low", "high"))
-    return f"{scale * entry['value']:.1f}{unit} [{low}, {high}]"
+    if entry["kind"] == "amount":
+        value, low, high = ("?" if entry[key] is None else f"{entry[key]:.3g}" for key in ("value", "low", "high"))
+        return f"{value} [{low}, {high}]"
+    low, high = ("?" if entry[key] is None else f"{100 * entry[key]:.1f}" for key in ("low", "high"))
+    return f"{100 * entry['value']:.1f} % [{low}, {high}]"
 
 
 def _amount(entry: Mapping[str, Any]) -> str:
