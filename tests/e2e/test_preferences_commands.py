@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from posttrain.chat import ChatContract
 from posttrain.cli import preferences
 from posttrain.data import read_records, write_jsonl
-from posttrain.errors import CheckFailed
+from posttrain.errors import CheckFailed, ConfigError, DataError
 from posttrain.models import ModelSettings, ScalarModel
 from posttrain.models.tiny import write_tiny_model
 from posttrain.records import Comparison, Message, PreferencePair
@@ -155,6 +155,68 @@ def test_counterexamples_of_real_answers(tmp_path):
     done = posttrain("counterexamples", DATA / "gsm8k_train.jsonl", "-o", tmp_path / "c.jsonl", "--json")
     found = json.loads(done.stdout)
     assert found["pairs"] == found["rows"] == found["made"]["nice_but_false"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("report", "FILE", "--html", "FILE"),
+        ("pairs", "FILE", "-o", "FILE", "--method", "mean"),
+        ("adjudicate", "FILE", "-o", "FILE"),
+        ("adjudicate", "FILE", "-o", "FILE", "--decisions", "OTHER"),
+        ("adjudicate", "FILE", "-o", "OTHER", "--decisions", "OTHER"),
+        ("collect", "-p", "FILE", "-m", "none", "-o", "FILE"),
+        ("counterexamples", "FILE", "-o", "FILE"),
+        ("judge", "FILE", "--human", "OTHER", "-c", "c.yaml", "-m", "none", "-o", "OTHER"),
+    ],
+)
+def test_no_command_writes_over_what_it_reads(tmp_path, arguments):
+    file = _written(tmp_path, DATA / "pandalm.json")
+    other = tmp_path / "other.jsonl"
+    other.symlink_to(file)  # another name for the same file is the same file
+    before = file.read_bytes()
+    refused = inside(*({"FILE": file, "OTHER": other}.get(one, one) for one in arguments))
+    assert isinstance(refused.exception, ConfigError)
+    assert refused.exception.exit_code == 2
+    assert "would be written over" in str(refused.exception)
+    assert file.read_bytes() == before
+
+
+def test_judged_tasks_are_never_replaced_by_new_ones(tmp_path):
+    source, tasks = DATA / "pandalm.json", tmp_path / "open.jsonl.tasks.jsonl"
+    assert inside("adjudicate", source, "-o", tasks).exit_code == 0
+    assert inside("adjudicate", source, "-o", tasks).exit_code == 0  # nobody has judged yet
+    rows = [json.loads(line) for line in tasks.read_text().splitlines()]
+    rows[1]["judgements"] = [{"annotator": "ann", "choice": "a", "rubric": "pandalm-2023"}]
+    tasks.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "p.jsonl").write_text('{"prompt": "why?"}\n')
+    before = tasks.read_bytes()
+    for arguments in (
+        ("adjudicate", source, "-o", tasks),
+        ("pairs", source, "-o", tasks, "--method", "mean"),
+        ("collect", "-p", tmp_path / "p.jsonl", "-m", "none", "-o", tmp_path / "open.jsonl"),
+    ):
+        refused = inside(*arguments)
+        assert isinstance(refused.exception, ConfigError)
+        assert "holds 1 judged rows" in str(refused.exception)
+    assert tasks.read_bytes() == before
+
+
+def test_an_empty_result_is_an_error_and_writes_no_file(tmp_path):
+    rows = [json.loads(line) for line in _written(tmp_path, DATA / "pandalm.json").read_text().splitlines()]
+    for row in rows:
+        row["judgements"] = [{"annotator": "ann", "choice": "tie", "rubric": "r-1"}]
+    (tmp_path / "ties.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "words.jsonl").write_text('{"prompt": "why?", "completion": "because"}\n')
+    for name, arguments in {
+        "gives no pair": ("pairs", tmp_path / "ties.jsonl", "--method", "mean"),
+        "is uncertain": ("adjudicate", tmp_path / "ties.jsonl", "--method", "mean"),
+        "no counterexample can be made": ("counterexamples", tmp_path / "words.jsonl"),
+    }.items():
+        refused = inside(*arguments, "-o", tmp_path / "out.jsonl")
+        assert isinstance(refused.exception, DataError)
+        assert name in str(refused.exception)
+    assert not (tmp_path / "out.jsonl").exists()
 
 
 def _written(tmp_path, source):

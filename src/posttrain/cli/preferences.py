@@ -8,8 +8,10 @@ import typer
 
 from posttrain.cli.preferences_collect import collect
 from posttrain.cli.preferences_counterexamples import counterexamples
-from posttrain.cli.preferences_decide import adjudicate, pairs
+from posttrain.cli.preferences_decide import adjudicate
+from posttrain.cli.preferences_files import check_outputs
 from posttrain.cli.preferences_judge import judge
+from posttrain.cli.preferences_pairs import pairs
 
 app = typer.Typer(
     rich_markup_mode=None,
@@ -36,6 +38,7 @@ def report(
     from posttrain.feedback import adjudication_queue, label_quality, label_tables, of_rubric, report_lines, write_page
     from posttrain.feedback.tables import warnings
 
+    check_outputs([html] if html else [], [file])
     comparisons = load_comparisons(file)
     comparisons = of_rubric(comparisons, rubric) if rubric else comparisons
     found = label_quality(comparisons, seed=seed)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from posttrain.cli.preferences_files import check_outputs, write_rows
+
 if TYPE_CHECKING:
     from posttrain.generation import Generator
 
@@ -38,13 +40,15 @@ def collect(
     Example: posttrain preferences collect --prompts prompts.jsonl --model smollm2-135m --out open.jsonl  ·  labellers add judgements to
     open.jsonl.tasks.jsonl, and posttrain preferences adjudicate open.jsonl --decisions open.jsonl.tasks.jsonl --no-final puts them back.
     """
-    from posttrain.data import write_jsonl
     from posttrain.feedback import labelling_tasks
     from posttrain.feedback.collection import candidate_requests, collect_pairs
     from posttrain.generation import answer_prompts, read_prompts
     from posttrain.generation.display import AnswerProgress
     from posttrain.records import SamplingSettings
 
+    tasks = f"{out}.tasks.jsonl"
+    check_outputs([f"{out}.answers"], [prompts])
+    check_outputs([out, tasks], [prompts], new_tasks=True)
     requests = candidate_requests(
         read_prompts(prompts, SamplingSettings(max_new_tokens=max_new_tokens, temperature=temperature)), candidates, seed=seed
     )
@@ -58,9 +62,9 @@ def collect(
         scorer = RewardModel.load(reward_model).score
     choice: Any = {"strategy": strategy, "pairs_per_prompt": pairs_per_prompt, "scorer": scorer, "seed": seed, "model": adapter or model}
     found = collect_pairs(requests, answers, **choice)
-    write_jsonl(found.comparisons, out)
-    write_jsonl(labelling_tasks(found.comparisons, seed=seed), f"{out}.tasks.jsonl")
-    summary = {"out": str(out), "tasks": f"{out}.tasks.jsonl", **found.to_dict()}
+    write_rows(found.comparisons, out, card_of=prompts, nothing="no pair was chosen")
+    write_rows(labelling_tasks(found.comparisons, seed=seed), tasks, nothing="no pair was chosen")
+    summary = {"out": str(out), "tasks": tasks, **found.to_dict()}
     typer.echo(json.dumps(summary) if as_json else "\n".join(f"{name}: {value}" for name, value in summary.items()))
 
 

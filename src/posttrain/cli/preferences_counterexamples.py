@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from posttrain.cli.preferences_files import check_outputs, write_rows
+
 
 def counterexamples(
     file: Annotated[Path, typer.Argument(help="Demonstrations whose answers are right.")],
@@ -18,17 +20,14 @@ def counterexamples(
 
     Example: posttrain preferences counterexamples data/finops.jsonl --out data/counter.jsonl --kind legal_but_wrong --kind nice_but_false
     """
-    import shutil
-
-    from posttrain.data import card_path, read_records, write_jsonl
+    from posttrain.data import read_records
     from posttrain.feedback.counterexamples import counterexamples as make
     from posttrain.records import Demonstration
 
+    check_outputs([out], [file])
     rows = [row for row in read_records(file, Demonstration) if isinstance(row, Demonstration)]
     found = make(rows, kind or ["nice_but_false", "legal_but_wrong"], seed=seed)
-    write_jsonl(found.pairs, out)
-    if card_path(file).is_file():
-        shutil.copyfile(card_path(file), card_path(out))
+    write_rows(found.pairs, out, card_of=file, nothing=f"no counterexample can be made of {len(rows)} rows")
     summary = {"out": str(out), "rows": len(rows), "pairs": len(found.pairs), "made": found.made, "not_possible": found.not_possible}
     said = ", ".join(f"{count} {name}" for name, count in found.made.items()) or "none could be made"
     typer.echo(json.dumps(summary) if as_json else f"{out}: {len(found.pairs)} pairs of {len(rows)} rows ({said})")

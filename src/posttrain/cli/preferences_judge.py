@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from posttrain.cli.preferences_collect import Adapter, AsJson, Batch, Endpoint, Model, open_generator
+from posttrain.cli.preferences_files import check_outputs
 
 
 def judge(
@@ -33,6 +34,7 @@ def judge(
     from posttrain.judges import PairwiseJudge, calibration_lines, label_checked, load_constitution, record, record_labels, remembered
     from posttrain.lineage import LineageStore
 
+    check_outputs([out, f"{out}.calibration.json", f"{out}.answers"], [file, human, constitution])
     rules, lineage = load_constitution(constitution), LineageStore(store)
     lineage.put("constitution", record(rules))  # a text changed under its old version stops here
     comparisons, people = load_comparisons(file), load_comparisons(human)
