@@ -122,3 +122,28 @@ def test_a_suite_whose_reward_model_nobody_trains_is_refused_before_anything_run
     done = posttrain("run", "recipes/wrong.yaml", "--dry-run", cwd=project)
     assert done.returncode == 2
     assert "scores with the reward model 'held-out'" in done.stderr
+
+
+@pytest.mark.xdist_group("preference-recipe")
+def test_files_and_reward_models_a_stage_names_are_looked_for_first(project):
+    for key, value, said in (
+        ("stages.0.reward_model.calibration", "recipes/data/none.jsonl", "no such file"),
+        ("stages.2.preference.held_out", "recipes/data/none.jsonl", "no such file"),
+    ):
+        done = posttrain("run", "recipes/preference.yaml", "--dry-run", "--set", f"{key}={value}", cwd=project)
+        assert done.returncode == 2
+        assert key.rpartition(".")[2] in done.stderr
+        assert said in done.stderr
+
+
+@pytest.mark.xdist_group("preference-recipe")
+def test_answers_from_the_cache_are_scored_by_models_like_fresh_ones(project, finished):
+    again = ("run", "recipes/preference.yaml", "--json", "--set", "stages.1.reward_model.training.seed=29")
+    done = posttrain(*again, cwd=project)
+    assert done.returncode == 0, done.stderr
+    steps = {step["name"]: step for step in json.loads(done.stdout)["steps"]}
+    start = steps["evaluate-start-preference"]
+    assert start["state"] == "run"
+    summary = json.loads((project / start["outputs"]["results"] / "summary.json").read_text())
+    assert not summary["latency"], "every answer came from the cache"
+    assert summary["scores"]["drift"]["overall"]["num_unscored"] == 0

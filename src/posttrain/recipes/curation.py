@@ -136,7 +136,7 @@ def curate(loaded: LoadedRecipe, entry: StageEntry, source: Path, suites: Sequen
     rule = entry.settings.get("on_bad_row", "stop")
     records = list(read_records(source, on_bad_row=rule, rejects_path=folder / "rejects.jsonl"))
     found = duplicates(records, near_jaccard=settings.near_duplicate_jaccard)
-    write_json(folder / "duplicates.json", found.to_dict())
+    write_json(folder / "duplicates.json", found.to_dict() | {"dropped": settings.drop_duplicates})
     kept = [record for index, record in enumerate(records) if index not in found.dropped] if settings.drop_duplicates else records
     texts = {suite.config.name: list(suite.texts.items()) for suite in suites}
     report = contamination(kept, texts, ngram=settings.ngram)

@@ -12,7 +12,8 @@ from posttrain.config.files import write_json
 from posttrain.evaluation import Suite
 from posttrain.lineage import build_loggers
 from posttrain.recipes.origins import Origins, deciding_versions
-from posttrain.recipes.recipe import LoadedRecipe, StageEntry
+from posttrain.recipes.recipe import LoadedRecipe, StageEntry, stage_files
+from posttrain.recipes.start_model import folder_fingerprint
 from posttrain.recipes.steps import Outputs, StepResult, Steps
 from posttrain.stages import STAGES
 
@@ -73,7 +74,7 @@ def train_step(run: RunSoFar, entry: StageEntry, model: StepResult, data: StepRe
     number = loaded.recipe.stages.index(entry)
     settings = _with_seed(entry.settings, loaded.recipe.seed)
     named = {key: run.reward_models[settings[key]] for key in stage.models if settings.get(key) in run.reward_models}
-    files = _files(loaded, entry)
+    files = stage_files(loaded, entry)
     comparable = {key: value for key, value in settings.items() if key != "data" and key not in files and key not in named}
     inputs = {"kind": entry.kind, "settings": comparable, "model": model.key, "data": data.key, "versions": deciding_versions()}
     if files or named:
@@ -128,22 +129,16 @@ def _as_one_model(model: StepResult, folder: Path) -> Path:
     return merged
 
 
-def _files(loaded: LoadedRecipe, entry: StageEntry) -> dict[str, Any]:
-    """The stage's settings that name files besides ``data``, as absolute paths."""
-    found: dict[str, Any] = {}
-    for key in STAGES.get(entry.kind).files:
-        value = entry.settings.get(key)
-        if isinstance(value, Mapping):
-            found[key] = {name: str(loaded.at(str(path))) for name, path in value.items()}
-        elif isinstance(value, str):
-            found[key] = str(loaded.at(value))
-    return found
-
-
 def _hashes(files: Mapping[str, Any]) -> dict[str, Any]:
     """What the files hold; a missing one stands for itself and is refused by the stage that reads it."""
     return {
-        key: _hashes(value) if isinstance(value, Mapping) else file_hash(value) if Path(value).is_file() else value
+        key: _hashes(value)
+        if isinstance(value, Mapping)
+        else folder_fingerprint(Path(value))
+        if Path(value).is_dir()
+        else file_hash(value)
+        if Path(value).is_file()
+        else value
         for key, value in files.items()
     }
 

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from posttrain.config import Config, apply_overrides, parse, read_yaml
+from posttrain.config import Config, apply_overrides, model_cache, parse, read_yaml
 from posttrain.errors import ConfigError, suggest
 from posttrain.stages import STAGES
 
@@ -156,6 +156,32 @@ class LoadedRecipe(Config):
         return str(self.at(source)) if self.at(source).exists() else source
 
 
+def stage_files(loaded: LoadedRecipe, entry: StageEntry) -> dict[str, Any]:
+    """Settings of a stage that name files or folders besides ``data``, as absolute paths; reward models of the recipe are none."""
+    stage, found, made = STAGES.get(entry.kind), dict[str, Any](), {other.name for other in loaded.recipe.stages}
+    for key in (*stage.files, *stage.models):
+        value = entry.settings.get(key)
+        if isinstance(value, dict):
+            found[key] = {name: str(loaded.at(str(path))) for name, path in value.items()}
+        elif isinstance(value, str) and not (key in stage.models and (value in made or not loaded.at(value).exists())):
+            found[key] = str(loaded.at(value))
+    return found
+
+
+def _check_files(loaded: LoadedRecipe, number: int) -> None:
+    """Every file a stage names is there, and every reward model it names is trained before it, a folder, or in the model cache."""
+    entry, where = loaded.recipe.stages[number], f"{loaded.path}: stages.{number}.{loaded.recipe.stages[number].kind}"
+    for key, value in stage_files(loaded, entry).items():
+        for path in value.values() if isinstance(value, dict) else [value]:
+            if not Path(path).exists():
+                raise ConfigError(f"{where}.{key}: {path}: no such file", hint="paths start from `root`, seen from the recipe's folder")
+    earlier = [other.name for other in loaded.recipe.stages[:number] if STAGES.get(other.kind).makes == "reward_model"]
+    for key in STAGES.get(entry.kind).models:
+        value = entry.settings.get(key)
+        if isinstance(value, str) and value not in earlier and not loaded.at(value).exists() and not (model_cache() / value).exists():
+            raise ConfigError(f"{where}.{key}: no earlier stage and no folder is called '{value}'", hint=suggest(value, earlier))
+
+
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
     """Read, override and validate a recipe with everything it names; raises ConfigError before anything runs."""
     file = Path(path).resolve()
@@ -176,6 +202,8 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> LoadedRecipe
         names.append(entry.name)
     if all(STAGES.get(entry.kind).makes != "policy" for entry in recipe.stages):
         raise ConfigError(f"{path}: no stage trains the policy", hint="add one: sft, preference, ppo")
+    for number in range(len(recipe.stages)):
+        _check_files(loaded, number)
     for field, value in (("policy", recipe.policy), ("gate", recipe.gate), *(("suites", suite) for suite in recipe.suites)):
         if not loaded.at(value).is_file():
             raise ConfigError(

@@ -176,4 +176,4 @@ def _summary(trained: TrainResult, policy: Policy) -> dict[str, float]:
     }
 
 
-STAGES.register("sft")(Stage(SftConfig, run_sft))
+STAGES.register("sft")(Stage(SftConfig, run_sft, files=("adapter",)))
