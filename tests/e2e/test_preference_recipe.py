@@ -55,7 +55,7 @@ def project(tmp_path_factory) -> Path:
         (folder / name).mkdir(parents=True)
     for name, count in NUM_ROWS.items():
         source = ROOT / f"recipes/data/preference-{name}.jsonl.gz"
-        rows = gzip.open(source, "rt", encoding="utf-8").readlines()
+        rows = gzip.decompress(source.read_bytes()).decode().splitlines(keepends=True)
         (folder / f"recipes/data/preference-{name}.jsonl").write_text("".join(rows[:count]), encoding="utf-8")
         shutil.copy(f"{source}.card.yaml", folder / f"recipes/data/preference-{name}.jsonl.card.yaml")
     cases = (ROOT / "suites/preference.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)

@@ -77,7 +77,8 @@ def _from_recipe(loaded: LoadedRecipe, entry: StageEntry, out: Path, model: str)
         return steps[name]
 
     data = finished(f"curate-{entry.name}").outputs["path"]
-    settings = {**entry.settings, **stage_files(loaded, entry), "data": data, "training": {"seed": loaded.recipe.seed, **(entry.settings.get("training") or {})}}
+    settings = {**entry.settings, **stage_files(loaded, entry)}
+    settings |= {"data": data, "training": {"seed": loaded.recipe.seed, **(entry.settings.get("training") or {})}}
     if model:
         return SweepSource(entry.name, find_model(model), None, settings)
     from posttrain.stages import STAGES
