@@ -16,11 +16,12 @@ from posttrain.release.levers import RULES, diagnose
 
 def rate(value, low=None, high=None, *, kind="pass", unscored=0.0):
     low, high = value - 0.03 if low is None else low, value + 0.03 if high is None else high
-    return {"kind": kind, "value": value, "low": low, "high": high, "unscored_share": unscored}
+    return {"kind": kind, "value": value, "low": low, "high": high, "unscored_share": unscored, "num_scored": 100}
 
 
-def summary(scores, kinds, *, tokens=20.0, finish=None, pass_at_k=None, trained="2026-01-01T00:00:00+00:00"):
+def summary(scores, kinds, *, tokens=20.0, finish=None, pass_at_k=None, trained="2026-01-01T00:00:00+00:00", name="new"):
     return {
+        "name": name,
         "suite": {"name": "s", "kinds": kinds, "max_unscored_share": 0.02},
         "trained_at": trained,
         "num_samples": 100,
@@ -36,7 +37,8 @@ def comparison(metric, before, after, low, high, *, name=""):
 
 
 def verdict(*, status="ship", checks=(), comparisons=(), two_metric=None):
-    return {"verdict": status, "checks": list(checks), "comparisons": list(comparisons), "two_metric": two_metric}
+    names = {"suite": "s 1", "candidate": "new", "baseline": "old"}
+    return names | {"verdict": status, "checks": list(checks), "comparisons": list(comparisons), "two_metric": two_metric}
 
 
 def check(kind, metric, outcome, reason="", **more):
@@ -67,13 +69,24 @@ def dpo(*, accuracy=0.8):
     return result({"rewards/accuracy": lambda i: 0.5 if not i else accuracy + wobble(i)})
 
 
-def watched(*names, **more):
+MEASURED = {"watch/chosen_change": 0.1, "watch/accuracy": 0.7, "watch/held_out_accuracy": 0.7, "watch/kl": 1.0}
+
+
+def watched(*names, measured=MEASURED, start=True):
+    """A preference stage whose watch measured these figures, and warned of ``names``."""
     warnings = [{"name": name, "step": 8, "message": f"{name}: look", "figures": {"kl": 25.0}} for name in names]
-    return {"result.json": result({}) | {"warnings": warnings} | more}
+    made = result({}) | {"start": {"chosen": -1.0, "sampled": -0.9, "gap": 0.1} if start else {}, "warnings": warnings}
+    made["history"][-1]["evaluations"] = dict(measured)
+    return {"result.json": made}
 
 
-def ppo(stopped):
-    ended = {"stopped": stopped, "metrics": {"held_out_reward_gain": 0.1}, "history": [{"kl": 5.0, "reward": 1.0, "held_out_reward": 0.0}]}
+def ppo(stopped, *, budget=12.0, **metrics):
+    ended = {
+        "settings": {"kl_budget": budget},
+        "stopped": stopped,
+        "metrics": {"held_out_reward_gain": 0.1} | metrics,
+        "history": [{"kl": 5.0, "reward": 1.0, "held_out_reward": 0.0}],
+    }
     return {"result.json": ended}
 
 
@@ -82,17 +95,17 @@ def interval(value, low, high):
 
 
 def labels(*, findings=(), alpha=(0.8, 0.7, 0.9), by_length=(0.55, 0.5, 0.6)):
-    annotator = {"name": "ann", "labels": 40, "findings": list(findings)}
+    annotator = {"name": "ann", "labels": 40, "agreement": 0.8, "gold": None, "findings": list(findings)}
     report = {"annotators": [annotator], "alpha": interval(*alpha), "effects": {"by_length_alone": interval(*by_length)}}
     return {"labels.json": {"a source": {"quality": report}}}
 
 
-def reward(*, probe=None, accuracy=(0.8, 0.7, 0.9), ece=0.03):
+def reward(*, probe=None, accuracy=(0.8, 0.7, 0.9), ece=0.03, pairs=50):
     probes = [
         {"name": name, "verdict": "gamed" if name == probe else "clean", "shift": interval(0.9, 0.8, 1.0)}
-        for name in ("length", "flattery", "markdown")
+        for name in ("length", "flattery", "markdown", "position")
     ]
-    slices = {"all": {"pairs": 50, "accuracy": interval(*accuracy)}}
+    slices = {"all": {"pairs": pairs, "accuracy": interval(*accuracy)}}
     return {"evaluation.json": {"slices": slices, "probes": probes, "calibration": {"ece_after": ece, "ece_by_chance_95": 0.08}}}
 
 
@@ -114,8 +127,8 @@ CASES = {
         {"contamination.json": {"hits": [], "num_cases": {"s": 20}}},
     ),
     "repeated-rows": (
-        {"duplicates.json": {"num_records": 10, "exact": [[0, 1], [0, 2]], "near": [[4, 5, 0.9]]}},
-        {"duplicates.json": {"num_records": 10, "exact": [], "near": [[4, 5, 0.9]]}},
+        {"duplicates.json": {"num_records": 10, "exact": [[0, 1], [0, 2]], "near": [[4, 5, 0.9]], "dropped": False}},
+        {"duplicates.json": {"num_records": 10, "exact": [[0, 1], [0, 2]], "near": [[4, 5, 0.9]], "dropped": True}},
     ),
     "mask-or-rows": (
         {"data.json": {"rows": 50, "rows_without_supervision": 5}},
@@ -137,7 +150,9 @@ CASES = {
     "reward-loves-length": (reward(probe="length"), reward()),
     "reward-loves-flattery": (reward(probe="flattery"), reward()),
     "reward-loves-markdown": (reward(probe="markdown"), reward()),
-    "reward-by-chance": (reward(accuracy=(0.52, 0.45, 0.6)), reward()),
+    "reward-depends-on-packing": (reward(probe="position"), reward()),
+    "reward-by-chance": (reward(accuracy=(0.3, 0.2, 0.45)), reward(accuracy=(1.0, 0.44, 1.0), pairs=3)),
+    "reward-not-shown": (reward(accuracy=(0.52, 0.45, 0.6)), reward()),
     "reward-miscalibrated": (reward(ece=0.2), reward()),
     "pairs-teach-nothing": ({"result.json": dpo(accuracy=0.5)}, {"result.json": dpo()}),
     "format-unstable": (
@@ -149,6 +164,10 @@ CASES = {
         {"summary.json": summary({"valid": rate(0.99), "right": rate(0.95)}, {"valid": "json_schema", "right": "answer"})},
     ),
     "not-preferred": (
+        {"summary.json": summary({"prefers": rate(0.4)}, {"prefers": "likelihood"})},
+        {"summary.json": summary({"prefers": rate(0.51)}, {"prefers": "likelihood"})},
+    ),
+    "preference-not-shown": (
         {"summary.json": summary({"prefers": rate(0.5)}, {"prefers": "likelihood"})},
         {"summary.json": summary({"prefers": rate(0.7)}, {"prefers": "likelihood"})},
     ),
@@ -176,18 +195,19 @@ CASES = {
     ),
     "longer-not-better": tuple(
         {
-            "01/summary.json": summary({"a": rate(0.5)}, {}, trained=None),
-            "02/summary.json": summary({"a": rate(0.5)}, {}, tokens=tokens),
+            "after/summary.json": summary({"a": rate(0.5)}, {}, tokens=tokens),
+            "before/summary.json": summary({"a": rate(0.5)}, {}, trained=None, name="old"),
             "verdict.json": verdict(comparisons=[comparison("a", 0.5, 0.5, -0.1, 0.1)]),
         }
         for tokens in (40.0, 21.0)
     ),
+    # 40 of 100 lies above one in twenty for certain; 6 of 100 does not (Wilson's lower bound is 2.8 %).
     "cut-answers": (
         {"summary.json": summary({"a": rate(0.5)}, {}, finish={"stop": 60, "length": 40})},
-        {"summary.json": summary({"a": rate(0.5)}, {}, finish={"stop": 98, "length": 2})},
+        {"summary.json": summary({"a": rate(0.5)}, {}, finish={"stop": 94, "length": 6})},
     ),
     "lucky-not-reliable": tuple(
-        {"summary.json": summary({"a": rate(0.5)}, {}, pass_at_k={"1": first, "10": 0.7})} for first in (0.3, 0.65)
+        {"summary.json": summary({"a": rate(first)}, {}, pass_at_k={"1": first, "10": 0.7})} for first in (0.3, 0.48)
     ),
     "reward-gaming": tuple({"verdict.json": verdict(two_metric=reading(found))} for found in ("reward gaming", "real improvement")),
     "pointless-drift": tuple({"verdict.json": verdict(two_metric=reading(found))} for found in ("pointless drift", "real improvement")),
@@ -239,6 +259,69 @@ def test_what_is_no_run_or_damaged_is_refused(tmp_path):
     (tmp_path / "verdict.json").write_text("{")
     with pytest.raises(DataError, match="damaged"):
         diagnose(tmp_path)
+
+
+def by_rule(found):
+    return {finding.rule: finding for finding in found.findings}
+
+
+def cut(name, trained, share):
+    return summary({"a": rate(0.5)}, {}, name=name, trained=trained, finish={"stop": 100 - share, "length": share})
+
+
+def test_the_candidate_is_the_one_the_verdict_names_whatever_the_folders_are_called(tmp_path):
+    """Of two trained models the later one is the baseline here, and its folder comes last."""
+    files = {"a/summary.json": cut("new", "2026-01-01T00:00:00+00:00", 50), "b/summary.json": cut("old", "2026-02-01T00:00:00+00:00", 0)}
+    found = by_rule(diagnose(write(tmp_path, files | {"verdict.json": verdict()})))["cut-answers"]
+    assert found.figures[0].file == "a/summary.json"
+
+
+def test_without_a_verdict_the_candidate_is_the_one_trained_last(tmp_path):
+    # 10:30 in Berlin is 09:30 UTC, which is before 10:00 UTC.
+    dates = {"a": "2026-01-01T10:00:00+00:00", "b": "2026-01-01T10:30:00+01:00", "c": None}
+    files = {f"{name}/summary.json": cut(name, trained, 50 if name == "a" else 0) for name, trained in dates.items()}
+    assert by_rule(diagnose(write(tmp_path, files)))["cut-answers"].figures[0].file == "a/summary.json"
+
+
+def test_where_nothing_tells_the_candidate_from_the_baseline_no_rule_accuses_either(tmp_path):
+    files = {f"{name}/summary.json": cut(name, None, 50) for name in "ab"}
+    assert "tell the candidate's evaluation" in dict(diagnose(write(tmp_path, files)).blind)["cut-answers"]
+
+
+@pytest.mark.parametrize(
+    ("name", "files"),
+    [
+        ("chosen-falls", watched(measured={})),
+        ("kl-runaway", watched(measured={"watch/accuracy": 0.7})),
+        ("kl-runaway", ppo("", budget=None)),
+        ("preference-overfitting", watched(measured={"watch/accuracy": 0.7})),
+        ("stale-pairs", watched(start=False)),
+        ("loss-does-not-fall", {"result.json": result({}) | {"history": result({})["history"][:11]}}),
+        ("pairs-teach-nothing", {"result.json": dpo(accuracy=0.5) | {"history": dpo(accuracy=0.5)["history"][:11]}}),
+        *(
+            (name, {"evaluation.json": {"slices": {}, "probes": [], "calibration": None}})
+            for name in ("reward-by-chance", "reward-not-shown", "reward-loves-length", "reward-miscalibrated")
+        ),
+        ("reward-not-shown", reward(accuracy=(1.0, 0.44, 1.0), pairs=3)),
+        ("over-refusal", {"summary.json": summary({"r_answered": rate(0.5)}, {"r_answered": "refusal"}), "verdict.json": verdict()}),
+        ("one-for-another", {"verdict.json": verdict(comparisons=[comparison("good", 0.5, 0.8, 0.2, 0.4)])}),
+        ("longer-not-better", {"summary.json": summary({"a": rate(0.5)}, {}), "verdict.json": verdict()}),
+        ("too-slow-or-dear", {"verdict.json": verdict(checks=[check("threshold", "good", "pass")])}),
+        ("contamination", {"contamination.json": {"hits": [], "num_cases": {}}}),
+        ("uniform-answers", {"data.json": {"rows": 50, "rows_without_supervision": 0}}),
+        ("evidence-not-independent", {"verdict.json": verdict()}),
+    ],
+)
+def test_a_rule_whose_figure_was_not_measured_has_not_looked(name, files, tmp_path):
+    found = diagnose(write(tmp_path, files))
+    assert name in dict(found.blind)
+    assert name not in found.silent
+
+
+def test_the_kl_of_the_policy_that_stopped_the_run_is_cited(tmp_path):
+    stopped = "the policy after the last update: KL budget: 13.00 nats per answer, 12 allowed"
+    assert by_rule(diagnose(write(tmp_path / "last", ppo(stopped, last_kl=13.0))))["kl-runaway"].figures[0].value == 13.0
+    assert by_rule(diagnose(write(tmp_path / "on the way", ppo("KL budget: 5.00"))))["kl-runaway"].figures[0].value == 5.0
 
 
 def test_both_ways_a_run_can_leave_its_reference_are_read(tmp_path):

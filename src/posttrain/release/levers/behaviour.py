@@ -3,8 +3,9 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from posttrain.metrics import wilson
 from posttrain.release.levers.catalogue import Figure, Seen, rule
-from posttrain.release.levers.evidence import Evidence, NoEvidence, Source
+from posttrain.release.levers.evidence import Evidence, needed
 
 FORMAT_FLOOR = 0.95  # share of valid outputs a downstream system can live with
 RIGHT = ("exact", "answer", "numeric")
@@ -13,6 +14,7 @@ GROUNDED_FLOOR = 0.8
 CUT = 0.05  # share of answers cut at the token limit
 LONGER = 0.2  # growth of answers that asks for a reason
 LUCK = 0.2  # pass@k beyond pass@1
+MIN_PAIRS = 30  # below it an interval that holds one half says nothing of the model
 
 
 def _rate(value: Mapping[str, Any]) -> str:
@@ -43,11 +45,19 @@ def format_unstable(evidence: Evidence) -> Iterator[Seen]:
 def valid_but_wrong(evidence: Evidence) -> Iterator[Seen]:
     """Valid for nearly all answers, right for certainly fewer."""
     forms = [(source.name, name, rate) for source, name, rate in evidence.scores("json_schema") if (rate["low"] or 0) >= 0.9]
-    for source, name, rate in evidence.scores(*RIGHT):
-        for place, form, valid in forms:
-            if place == source.name and rate["high"] is not None and valid["low"] - rate["high"] > 0.1:
-                figures = (Figure(place, form, valid["value"]), Figure(place, name, rate["value"]))
-                yield Seen(f"'{form}' {_rate(valid)}, '{name}' {_rate(rate)}", figures)
+    found = [(*form, name, rate) for source, name, rate in evidence.scores(*RIGHT) for form in forms if form[0] == source.name]
+    for place, form, valid, name, rate in found:
+        if rate["high"] is not None and valid["low"] - rate["high"] > 0.1:
+            figures = (Figure(place, form, valid["value"]), Figure(place, name, rate["value"]))
+            yield Seen(f"'{form}' {_rate(valid)}, '{name}' {_rate(rate)}", figures)
+
+
+def _preferences(evidence: Evidence) -> Iterator[tuple[Mapping[str, Any], Seen]]:
+    """(share, how it is told) of the held-out pairs whose better answer is the likelier one."""
+    found = [one for one in evidence.scores("likelihood") if one[2]["kind"] == "pass" and one[2]["high"] is not None]
+    for source, name, rate in needed(found, "an evaluation on pairs of answers"):
+        text = f"the better answer is the likelier one in {_rate(rate)} of the held-out pairs"
+        yield rate, Seen(text, (Figure(source.name, name, rate["value"]),))
 
 
 @rule(
@@ -58,12 +68,24 @@ def valid_but_wrong(evidence: Evidence) -> Iterator[Seen]:
     not_yet="taking a preference win rate for factual accuracy",
 )
 def not_preferred(evidence: Evidence) -> Iterator[Seen]:
-    """Held-out pairs: the better answer is the likelier one in no more than half of them, whatever the interval says."""
-    for source, name, rate in evidence.scores("likelihood"):
-        if rate["kind"] == "pass" and rate["high"] is not None and rate["low"] <= 0.5:
-            yield Seen(
-                f"the better answer is the likelier one in {_rate(rate)} of the held-out pairs", (Figure(source.name, name, rate["value"]),)
-            )
+    """Held-out pairs: the better answer is the likelier one in at most half of them, for certain."""
+    for rate, seen in _preferences(evidence):
+        if rate["high"] <= 0.5:
+            yield seen
+
+
+@rule(
+    "preference-not-shown",
+    "behaviour",
+    "the model is not shown to lean to the better answer",
+    lever="more held-out pairs; where it stays open, more and clearer preference data",
+    not_yet="a larger learning rate, or a verdict on the model either way",
+)
+def preference_not_shown(evidence: Evidence) -> Iterator[Seen]:
+    """Held-out pairs, 30 or more: the interval of the share in which the better answer is the likelier one holds one half."""
+    for rate, seen in needed([one for one in _preferences(evidence) if one[0]["num_scored"] >= MIN_PAIRS], f"{MIN_PAIRS} held-out pairs"):
+        if rate["low"] <= 0.5 < rate["high"]:
+            yield seen
 
 
 @rule(
@@ -90,8 +112,9 @@ def not_grounded(evidence: Evidence) -> Iterator[Seen]:
 def over_refusal(evidence: Evidence) -> Iterator[Seen]:
     """Fewer of the answerable cases are answered than by the version in service, for certain."""
     names = {name for _, name, _ in evidence.scores("refusal", suffix="_answered")}
-    for source, row in evidence.comparisons():
-        if row["metric"] in names and row["difference"]["high"] < 0 and not row["slice"]:
+    rows = [(source, row) for source, row in evidence.comparisons() if row["metric"] in names and not row["slice"]]
+    for source, row in needed(rows, "a verdict that compares the answered cases"):
+        if row["difference"]["high"] < 0:
             text = f"'{row['metric']}' went from {row['baseline']['value']:.1%} to {row['candidate']['value']:.1%}"
             yield Seen(text, (Figure(source.name, f"{row['metric']}, difference", row["difference"]["value"]),))
 
@@ -106,15 +129,15 @@ def over_refusal(evidence: Evidence) -> Iterator[Seen]:
 def one_for_another(evidence: Evidence) -> Iterator[Seen]:
     """The same score rose in one slice and fell in another, both for certain at twice the usual confidence margin."""
     slices: dict[tuple[str, str], dict[str, list[str]]] = {}
-    for source, row in evidence.comparisons():
+    rows = [(source, row) for source, row in evidence.comparisons() if row["slice"] and row["candidate"]["kind"] != "amount"]
+    for source, row in needed(rows, "a verdict that compares slices"):
         difference = row["difference"]
-        if row["slice"] and row["candidate"]["kind"] != "amount":
-            reach = difference["high"] - difference["low"]
-            moved = slices.setdefault((source.name, row["metric"]), {"rose": [], "fell": []})
-            if difference["value"] > reach:
-                moved["rose"].append(row["slice"])
-            elif difference["value"] < -reach:
-                moved["fell"].append(row["slice"])
+        reach = difference["high"] - difference["low"]
+        moved = slices.setdefault((source.name, row["metric"]), {"rose": [], "fell": []})
+        if difference["value"] > reach:
+            moved["rose"].append(row["slice"])
+        elif difference["value"] < -reach:
+            moved["fell"].append(row["slice"])
     for (file, metric), moved in slices.items():
         if moved["rose"] and moved["fell"]:
             rose, fell = (" and ".join(moved[way]) for way in ("rose", "fell"))
@@ -131,21 +154,22 @@ def one_for_another(evidence: Evidence) -> Iterator[Seen]:
     not_yet="taking a longer chain of thought for better reasoning",
 )
 def longer_not_better(evidence: Evidence) -> Iterator[Seen]:
-    """Answers grew by a fifth or more from the start model's, and no score of rightness rose for certain."""
-    summaries: dict[str, list[Source]] = {}
-    for source in evidence.all("summary.json"):
-        if "scores" in source.data:
-            summaries.setdefault(source.data["suite"]["name"], []).append(source)
+    """Mean answer length on the suite grew by more than a fifth from the baseline's, and no score of rightness rose for certain.
+
+    The growth is that of these answers, on the same cases; a summary holds no interval for it.
+    """
+    both = [versions for versions in evidence.versions() if versions.baseline]
+    needed(both, "evaluations of candidate and baseline on one suite")
     rows = [row for _, row in evidence.comparisons() if not row["slice"] and row["candidate"]["kind"] != "amount"]
-    if any(row["difference"]["low"] > 0 for row in rows):
+    if any(row["difference"]["low"] > 0 for row in needed(rows, "a verdict with scores of rightness")):
         return
-    for sources in summaries.values():
-        if len(sources) < 2:
-            continue
-        before, after = (source.data["tokens"]["completion"]["mean"] for source in (sources[0], sources[-1]))
+    for versions in both:
+        assert versions.baseline is not None
+        sources = (versions.baseline, versions.candidate)
+        before, after = (source.data["tokens"]["completion"]["mean"] for source in sources)
         if before > 0 and after / before > 1 + LONGER:
-            figures = (Figure(sources[0].name, "answer tokens", before), Figure(sources[-1].name, "answer tokens", after))
-            yield Seen(f"answers grew from {before:.1f} to {after:.1f} tokens, and no score rose for certain", figures)
+            figures = tuple(Figure(source.name, "mean answer tokens", mean) for source, mean in zip(sources, (before, after), strict=True))
+            yield Seen(f"these answers grew from {before:.1f} to {after:.1f} tokens on average, and no score rose for certain", figures)
 
 
 @rule(
@@ -156,11 +180,13 @@ def longer_not_better(evidence: Evidence) -> Iterator[Seen]:
     not_yet="judging the quality of answers that were cut",
 )
 def cut_answers(evidence: Evidence) -> Iterator[Seen]:
-    """More than one in twenty answers was cut at the token limit."""
+    """More than one in twenty answers is cut at the token limit, for certain (Wilson's interval over samples)."""
     for source in evidence.candidates():
-        share = source.data["finish_reasons"].get("length", 0) / source.data["num_samples"]
-        if share > CUT:
-            yield Seen(f"{share:.0%} of the answers were cut at the token limit", (Figure(source.name, "cut", share),))
+        cut, n = source.data["finish_reasons"].get("length", 0), source.data["num_samples"]
+        low, high = wilson(cut, n)
+        if low > CUT:
+            text = f"{cut / n:.0%} of the answers were cut at the token limit [{low:.0%}, {high:.0%}]"
+            yield Seen(text, (Figure(source.name, "cut", cut / n),))
 
 
 @rule(
@@ -171,35 +197,27 @@ def cut_answers(evidence: Evidence) -> Iterator[Seen]:
     not_yet="a longer chain of thought, or a larger model",
 )
 def lucky_not_reliable(evidence: Evidence) -> Iterator[Seen]:
-    """pass@k far above pass@1: right answers are within reach and not the likely ones."""
-    looked = False
-    for source in evidence.candidates():
-        for name, entry in source.data["scores"].items():
-            at = entry["pass_at_k"]
-            looked = looked or bool(at)
-            best = max(at, key=int) if at else "1"
-            if at and at[best] - at["1"] > LUCK:
-                figures = (Figure(source.name, f"{name}, pass@1", at["1"]), Figure(source.name, f"{name}, pass@{best}", at[best]))
-                yield Seen(f"'{name}': pass@1 {at['1']:.0%}, pass@{best} {at[best]:.0%}", figures)
-    if not looked:
-        raise NoEvidence("an evaluation with several samples a case")
+    """pass@k, as measured, is far above all that the interval of a single answer's passes allows."""
+    sampled = [(source, name, entry) for source in evidence.candidates() for name, entry in source.data["scores"].items()]
+    for source, name, entry in needed([one for one in sampled if one[2]["pass_at_k"]], "an evaluation with several samples a case"):
+        at, rate = entry["pass_at_k"], entry["overall"]
+        best = max(at, key=int)
+        if rate["high"] is not None and at[best] - rate["high"] > LUCK:
+            figures = (Figure(source.name, f"{name}, pass@1", rate["value"]), Figure(source.name, f"{name}, pass@{best}", at[best]))
+            yield Seen(f"'{name}': of single answers {_rate(rate)} pass; at least one of {best} in {at[best]:.0%} of these cases", figures)
 
 
 # ---- at the gate -----------------------------------------------------------------------------------------------------------
 
 
 def _reading(evidence: Evidence, verdict: str) -> Iterator[Seen]:
-    looked = False
-    for source in evidence.all("verdict.json"):
-        reading = source.data.get("two_metric")
-        looked = looked or reading is not None
-        if reading and reading["overall"]["verdict"] == verdict:
+    read = [(source, source.data["two_metric"]) for source in evidence.all("verdict.json") if source.data.get("two_metric")]
+    for source, reading in needed(read, "a verdict with a two-metric reading"):
+        if reading["overall"]["verdict"] == verdict:
             figures = [one for one in reading["overall"]["figures"] if one["state"] in ("gained", "worse", "broken", "no gain")]
             shown = ", ".join(f"{row['case']}#{row['sample']}" for row in reading["rows"][:4])
             text = reading["overall"]["reason"] + (f" (see {shown})" if shown else "")
             yield Seen(text, tuple(Figure(source.name, f"{one['metric']} {one['state']}", one["value"]) for one in figures))
-    if not looked:
-        raise NoEvidence("a verdict with a two-metric reading")
 
 
 @rule(
@@ -248,9 +266,13 @@ def regression(evidence: Evidence) -> Iterator[Seen]:
 )
 def too_slow_or_dear(evidence: Evidence) -> Iterator[Seen]:
     """A limit on latency, cost or tokens is missed for certain."""
-    for source in evidence.all("verdict.json"):
-        for check in source.data["checks"]:
-            limited = check["metric"] in ("latency_seconds", "cost", "prompt_tokens", "completion_tokens")
-            if limited and check["kind"] == "threshold" and check["outcome"] == "block":
-                text = f"{check['metric']}: {check['reason']}, required {check['required']}"
-                yield Seen(text, (Figure(source.name, check["metric"], check["value"]),))
+    checks = [
+        (source, check)
+        for source in evidence.all("verdict.json")
+        for check in source.data["checks"]
+        if check["kind"] == "threshold" and check["metric"] in ("latency_seconds", "cost", "prompt_tokens", "completion_tokens")
+    ]
+    for source, check in needed(checks, "a gate with a limit on latency, cost or tokens"):
+        if check["outcome"] == "block":
+            text = f"{check['metric']}: {check['reason']}, required {check['required']}"
+            yield Seen(text, (Figure(source.name, check["metric"], check["value"]),))

@@ -1,11 +1,13 @@
 """What a run left on disk, as its rules read it. A rule asks for what it needs; what is not there raises NoEvidence."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -13,7 +15,6 @@ from posttrain.errors import ConfigError, DataError
 from posttrain.metrics import Interval, mean_interval
 
 KNOWN = (
-    "calibration.json",
     "contamination.json",
     "data.json",
     "duplicates.json",
@@ -26,10 +27,19 @@ KNOWN = (
 )
 """Files that are evidence, wherever they lie under the run's folder."""
 _DEPTH = 5
+T = TypeVar("T")
+MIN_STEPS = 12  # of a curve whose quarters are compared
 
 
 class NoEvidence(Exception):  # a rule could not look; not an error of the user
     """The run holds nothing a rule could look at; the text says what it would need."""
+
+
+def needed(found: Sequence[T], what: str) -> Sequence[T]:
+    """``found`` itself. Raises NoEvidence naming ``what`` when it is empty: a rule without its own figure has not looked."""
+    if not found:
+        raise NoEvidence(what)
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,21 +62,27 @@ class Training:
         found = [entry[name] if name in entry else entry.get("metrics", {}).get(name) for entry in self.history]
         return [float(value) for value in found if value is not None]
 
-    def last_quarter(self, name: str) -> Interval | None:
-        """Mean of the figure over the last quarter of the steps, with its interval over steps; None with fewer than 12 steps."""
+    def last_quarter(self, name: str) -> Interval:
+        """Mean of the figure over the last quarter of the steps, with its interval over steps."""
         values = self.curve(name)
-        return mean_interval(values[-(len(values) // 4) :]) if len(values) >= 12 else None
+        return mean_interval(values[-(len(values) // 4) :])
 
-    def change(self, name: str) -> Interval | None:
-        """Mean of the last quarter less that of the first, with an interval over steps (Welch); None with fewer than 12 steps."""
+    def change(self, name: str) -> Interval:
+        """Mean of the last quarter less that of the first, with an interval over steps (Welch)."""
         values = self.curve(name)
-        if len(values) < 12:
-            return None
         quarter = len(values) // 4
         first, last = np.array(values[:quarter]), np.array(values[-quarter:])
         error = float(np.sqrt(first.var(ddof=1) / quarter + last.var(ddof=1) / quarter))
         value = float(last.mean() - first.mean())
         return Interval(value, value - 2.1 * error, value + 2.1 * error, len(values), 0.95, "welch")
+
+
+@dataclass(frozen=True, slots=True)
+class Versions:
+    """Evaluations on one suite: of the candidate, and of the baseline where the run holds it."""
+
+    candidate: Source
+    baseline: Source | None
 
 
 @dataclass(frozen=True)
@@ -96,11 +112,13 @@ class Evidence:
         return self.files[name]
 
     def trainings(self, figure: str) -> list[Training]:
-        """The stages whose history holds a figure. Raises NoEvidence when none does."""
-        found = [training for training in self._trainings if training.curve(figure)]
-        if not found:
-            raise NoEvidence(f"a training history with {figure}")
-        return found
+        """The stages whose history holds a figure at 12 steps or more. Raises NoEvidence when none does."""
+        found = [training for training in self._trainings if len(training.curve(figure)) >= MIN_STEPS]
+        return list(needed(found, f"a training history of {MIN_STEPS} steps with {figure}"))
+
+    def stages(self, has: Callable[[Mapping[str, Any]], bool], what: str) -> Sequence[Source]:
+        """Results of the stages that measured what a rule reads. Raises NoEvidence naming ``what`` when none did."""
+        return needed([source for source in self.files.get("result.json", ()) if has(source.data)], what)
 
     @cached_property
     def _trainings(self) -> list[Training]:
@@ -116,14 +134,23 @@ class Evidence:
             raise NoEvidence("a report on labels")
         yield from found
 
+    def versions(self) -> list[Versions]:
+        """Candidate and baseline of each suite: as a verdict names them, else by when they were trained (an untrained model first).
+
+        Raises NoEvidence when there is no evaluation, or for no suite can be told which of several is the candidate's.
+        """
+        suites: dict[str, list[Source]] = {}
+        for source in self.all("summary.json"):
+            if "scores" in source.data:
+                suites.setdefault(source.data["suite"]["name"], []).append(source)
+        verdicts = [source.data for source in self.files.get("verdict.json", ())]
+        found = [_by_verdict(name, sources, verdicts) or _by_time(sources) for name, sources in suites.items()]
+        known = [versions for versions in found if versions]
+        return list(needed(known, "a verdict, or dates of training, that tell the candidate's evaluation from the baseline's"))
+
     def candidates(self) -> list[Source]:
-        """Summaries of the last evaluation of each suite: of trained models where there are any. Raises NoEvidence when there are none."""
-        summaries = [source for source in self.all("summary.json") if "scores" in source.data]
-        trained = [source for source in summaries if source.data.get("trained_at")] or summaries
-        last = {source.data["suite"]["name"]: source for source in trained}
-        if not last:
-            raise NoEvidence("an evaluation")
-        return list(last.values())
+        """Summaries of the candidate's evaluation on each suite. Raises NoEvidence as :meth:`versions` does."""
+        return [versions.candidate for versions in self.versions()]
 
     def scores(self, *kinds: str, suffix: str = "") -> Iterator[tuple[Source, str, Mapping[str, Any]]]:
         """(evaluation, score name, its overall figures) of the candidates' scores that some kinds of scorer made."""
@@ -139,10 +166,38 @@ class Evidence:
 
     def comparisons(self) -> Iterator[tuple[Source, Mapping[str, Any]]]:
         """Figures before and after, from verdicts. Raises NoEvidence when there is none."""
-        for source in self.all("verdict.json"):
-            for row in source.data["comparisons"]:
-                if row["difference"] is not None:
-                    yield source, row
+        rows = [(source, row) for source in self.all("verdict.json") for row in source.data["comparisons"] if row["difference"] is not None]
+        yield from needed(rows, "a verdict with samples that both versions answered")
+
+
+def _by_verdict(suite: str, sources: Sequence[Source], verdicts: Sequence[Mapping[str, Any]]) -> Versions | None:
+    """The pair the verdicts on the suite name; None without one, where they name several, or where two evaluations bear one name."""
+    named = {source.data.get("name"): source for source in sources}
+    judged = {
+        (verdict["candidate"], verdict["baseline"])
+        for verdict in verdicts
+        if verdict.get("suite", "").rpartition(" ")[0] == suite and verdict["candidate"] in named
+    }
+    if len(named) < len(sources) or len(judged) != 1:
+        return None
+    candidate, baseline = judged.pop()
+    return Versions(named[candidate], named.get(baseline))
+
+
+def _by_time(sources: Sequence[Source]) -> Versions | None:
+    """The one trained last, and the one trained first; None where the dates do not tell which is the last."""
+    dated = sorted(((_trained(source), source) for source in sources), key=lambda one: one[0])
+    if len(dated) == 1:
+        return Versions(dated[0][1], None)
+    if dated[-1][0] == dated[-2][0]:
+        return None
+    return Versions(dated[-1][1], dated[0][1] if dated[0][0] < dated[1][0] else None)
+
+
+def _trained(source: Source) -> float:
+    """Seconds since 1970 at which training began; minus infinity for a model that was not trained."""
+    began = source.data.get("trained_at")
+    return datetime.fromisoformat(began).timestamp() if began else -math.inf
 
 
 def _read(path: Path) -> Any:

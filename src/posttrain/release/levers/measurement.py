@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from posttrain.release.levers.catalogue import Figure, Seen, rule
-from posttrain.release.levers.evidence import Evidence
+from posttrain.release.levers.evidence import Evidence, needed
 
 MAX_DUPLICATES = 0.2  # of the rows
 MAX_BROKEN = 0.01  # of the rows set aside or without supervision
@@ -19,7 +19,7 @@ ONE_SOURCE = 0.9  # Herfindahl index of sources
     not_yet="reading any other figure of this evaluation",
 )
 def unscored(evidence: Evidence) -> Iterator[Seen]:
-    """More samples unscored than the suite allows."""
+    """More samples of this evaluation are unscored than the suite allows: a count, not an estimate."""
     for source in evidence.candidates():
         limit = source.data["suite"].get("max_unscored_share", 0.02)
         for name, entry in source.data["scores"].items():
@@ -55,10 +55,10 @@ def too_few_samples(evidence: Evidence) -> Iterator[Seen]:
 )
 def evidence_not_independent(evidence: Evidence) -> Iterator[Seen]:
     """The gate's own check on independent evidence says no."""
-    for source in evidence.all("verdict.json"):
-        for check in source.data["checks"]:
-            if check["kind"] == "evidence" and check["outcome"] == "block":
-                yield Seen(check["reason"], (Figure(source.name, check["name"], check["outcome"]),))
+    checks = [(source, check) for source in evidence.all("verdict.json") for check in source.data["checks"] if check["kind"] == "evidence"]
+    for source, check in needed(checks, "a verdict with a check on independent evidence"):
+        if check["outcome"] == "block":
+            yield Seen(check["reason"], (Figure(source.name, check["name"], check["outcome"]),))
 
 
 @rule(
@@ -70,7 +70,8 @@ def evidence_not_independent(evidence: Evidence) -> Iterator[Seen]:
 )
 def contamination(evidence: Evidence) -> Iterator[Seen]:
     """The curation step's report has hits."""
-    for source in evidence.all("contamination.json"):
+    searched = [source for source in evidence.all("contamination.json") if sum(source.data["num_cases"].values())]
+    for source in needed(searched, "a search for suite cases in the training rows"):
         hits = source.data["hits"]
         if hits:
             cases = ", ".join(f"{hit['suite']}/{hit['case_id']}" for hit in hits[:3])
@@ -86,12 +87,14 @@ def contamination(evidence: Evidence) -> Iterator[Seen]:
     not_yet="more epochs, or a larger model",
 )
 def repeated_rows(evidence: Evidence) -> Iterator[Seen]:
-    """Exact and near duplicates beyond a fifth of the rows."""
+    """Exact and near duplicates beyond a fifth of the rows, still there when it trained."""
     for source in evidence.all("duplicates.json"):
         rows = source.data["num_records"]
-        dropped = len({repeated for _, repeated, *_ in (*source.data["exact"], *source.data["near"])})
-        if rows and dropped / rows > MAX_DUPLICATES:
-            yield Seen(f"{dropped} of {rows} rows repeat another", (Figure(source.name, "share repeated", dropped / rows),))
+        if source.data.get("dropped", False):
+            continue
+        repeats = len({repeated for _, repeated, *_ in (*source.data["exact"], *source.data["near"])})
+        if rows and repeats / rows > MAX_DUPLICATES:
+            yield Seen(f"{repeats} of {rows} rows repeat another", (Figure(source.name, "share repeated", repeats / rows),))
 
 
 @rule(
@@ -103,7 +106,8 @@ def repeated_rows(evidence: Evidence) -> Iterator[Seen]:
 )
 def mask_or_rows(evidence: Evidence) -> Iterator[Seen]:
     """Rows without a supervised token, or set aside as broken."""
-    for source in evidence.all("data.json"):
+    counted = [source for source in evidence.all("data.json") if "rows_without_supervision" in source.data]
+    for source in needed(counted, "a count of the rows that train something"):
         rows = source.data["rows"]
         for key, what in (("rows_without_supervision", "train nothing"), ("rows_skipped", "could not be read")):
             share = source.data.get(key, 0) / max(rows, 1)
@@ -120,10 +124,10 @@ def mask_or_rows(evidence: Evidence) -> Iterator[Seen]:
 )
 def uniform_answers(evidence: Evidence) -> Iterator[Seen]:
     """Long answers that repeat one another word for word, from a single source."""
-    for source in evidence.all("data.json"):
-        mixture = source.data.get("mixture", {})
-        total = mixture.get("total", {})
-        same, length = total.get("same_answer", 0.0), total.get("completion_words_p50", 0.0)
+    described = [source for source in evidence.all("data.json") if "same_answer" in source.data.get("mixture", {}).get("total", {})]
+    for source in needed(described, "a description of the data's mixture"):
+        mixture, total = source.data["mixture"], source.data["mixture"]["total"]
+        same, length = total["same_answer"], total["completion_words_p50"]
         if same > UNIFORM_ANSWERS and length >= 20 and mixture["source_concentration"] > ONE_SOURCE:
             text = f"{same:.0%} of the answers repeat an earlier one, half of them over {length:.0f} words, nearly all from one source"
             yield Seen(text, (Figure(source.name, "same_answer", same), Figure(source.name, "completion_words_p50", length)))

@@ -1,9 +1,10 @@
 """Rules on the curves of training."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 from posttrain.release.levers.catalogue import Figure, Seen, rule
-from posttrain.release.levers.evidence import Evidence, NoEvidence
+from posttrain.release.levers.evidence import Evidence, Source
 
 
 @rule(
@@ -17,7 +18,7 @@ def loss_does_not_fall(evidence: Evidence) -> Iterator[Seen]:
     """The last quarter of the steps has no lower loss than the first."""
     for training in evidence.trainings("loss"):
         change = training.change("loss")
-        if change and change.high >= 0 and change.value > -0.01 * abs(training.curve("loss")[0]):
+        if change.high >= 0 and change.value > -0.01 * abs(training.curve("loss")[0]):
             text = f"the loss went from {training.curve('loss')[0]:.3g} to {training.curve('loss')[-1]:.3g}"
             yield Seen(text, (Figure(training.source, "loss, last quarter less first", change.value),))
 
@@ -30,10 +31,10 @@ def loss_does_not_fall(evidence: Evidence) -> Iterator[Seen]:
     not_yet="a reward model and PPO: they would learn from the same labels",
 )
 def pairs_teach_nothing(evidence: Evidence) -> Iterator[Seen]:
-    """Accuracy over the last quarter of training is not above one half for certain."""
+    """Accuracy over the last quarter of training is below 60 % for certain, and not above one half."""
     for training in evidence.trainings("rewards/accuracy"):
         accuracy = training.last_quarter("rewards/accuracy")
-        if accuracy and accuracy.low <= 0.5 and accuracy.value < 0.6:
+        if accuracy.low <= 0.5 and accuracy.high < 0.6:
             text = f"{accuracy.value:.0%} of the pairs are ranked right at the end [{accuracy.low:.0%}, {accuracy.high:.0%}]"
             yield Seen(text, (Figure(training.source, "rewards/accuracy, last quarter", accuracy.value),))
 
@@ -41,12 +42,14 @@ def pairs_teach_nothing(evidence: Evidence) -> Iterator[Seen]:
 # ---- what a stage's own watch named ----------------------------------------------------------------------------------------
 
 
-def _warned(evidence: Evidence, name: str) -> Iterator[Seen]:
-    """The warnings of that name in the stages' results. NoEvidence where no stage was watched."""
-    watched = [source for source in evidence.files.get("result.json", ()) if "warnings" in source.data]
-    if not watched:
-        raise NoEvidence("a preference stage that was watched")
-    for source in watched:
+def _has(*names: str) -> Callable[[Mapping[str, Any]], bool]:
+    """Did a stage's watch measure all of these figures?"""
+    return lambda result: any(all(f"watch/{name}" in entry.get("evaluations", {}) for name in names) for entry in result.get("history", ()))
+
+
+def _warned(stages: Sequence[Source], name: str) -> Iterator[Seen]:
+    """The warnings of that name in the results of stages that measured what it rests on."""
+    for source in stages:
         for warning in source.data["warnings"]:
             if warning["name"] == name:
                 figures = tuple(Figure(source.name, key, value) for key, value in warning["figures"].items())
@@ -62,7 +65,8 @@ def _warned(evidence: Evidence, name: str) -> Iterator[Seen]:
 )
 def chosen_falls(evidence: Evidence) -> Iterator[Seen]:
     """The watch saw the chosen answers fall below where they began."""
-    yield from _warned(evidence, "chosen likelihood falling")
+    stages = evidence.stages(_has("chosen_change"), "a preference stage that watched the chosen answers")
+    yield from _warned(stages, "chosen likelihood falling")
 
 
 @rule(
@@ -74,7 +78,8 @@ def chosen_falls(evidence: Evidence) -> Iterator[Seen]:
 )
 def preference_overfitting(evidence: Evidence) -> Iterator[Seen]:
     """The watch saw training pairs ranked far better than held-out ones."""
-    yield from _warned(evidence, "preference overfitting")
+    stages = evidence.stages(_has("accuracy", "held_out_accuracy"), "a preference stage that watched training pairs and held-out ones")
+    yield from _warned(stages, "preference overfitting")
 
 
 @rule(
@@ -86,7 +91,8 @@ def preference_overfitting(evidence: Evidence) -> Iterator[Seen]:
 )
 def stale_pairs(evidence: Evidence) -> Iterator[Seen]:
     """The watch found the pairs far less likely than the policy's own samples before the first update."""
-    yield from _warned(evidence, "stale, off-policy pairs")
+    stages = evidence.stages(lambda result: bool(result.get("start")), "a preference stage that compared its pairs with its own samples")
+    yield from _warned(stages, "stale, off-policy pairs")
 
 
 @rule(
@@ -98,15 +104,17 @@ def stale_pairs(evidence: Evidence) -> Iterator[Seen]:
 )
 def kl_runaway(evidence: Evidence) -> Iterator[Seen]:
     """A watch saw the KL pass its limit, or PPO was stopped by its KL budget."""
-    stopped = [source for source in evidence.files.get("result.json", ()) if "stopped" in source.data]
-    for source in stopped:
-        if source.data["stopped"].startswith("KL budget"):
-            yield Seen(source.data["stopped"], (Figure(source.name, "kl", source.data["history"][-1]["kl"]),))
-    try:
-        yield from _warned(evidence, "KL runaway")
-    except NoEvidence:
-        if not stopped:
-            raise
+
+    def is_budgeted(result: Mapping[str, Any]) -> bool:
+        return "stopped" in result and result["settings"].get("kl_budget") is not None
+
+    measured = _has("kl")
+    for source in evidence.stages(lambda r: measured(r) or is_budgeted(r), "a stage that watched its KL, or one with a KL budget"):
+        if is_budgeted(source.data) and "KL budget" in source.data["stopped"]:
+            kl = source.data["metrics"].get("last_kl", source.data["history"][-1]["kl"])
+            yield Seen(source.data["stopped"], (Figure(source.name, "kl", kl),))
+        elif measured(source.data):
+            yield from _warned([source], "KL runaway")
 
 
 @rule(
@@ -118,10 +126,8 @@ def kl_runaway(evidence: Evidence) -> Iterator[Seen]:
 )
 def rewards_parted(evidence: Evidence) -> Iterator[Seen]:
     """PPO was stopped because the two reward models parted."""
-    results = [source for source in evidence.files.get("result.json", ()) if "held_out_reward_gain" in source.data.get("metrics", {})]
-    if not results:
-        raise NoEvidence("a PPO run with a held-out reward model")
-    for source in results:
+    what = "a PPO run with a held-out reward model"
+    for source in evidence.stages(lambda result: "held_out_reward_gain" in result.get("metrics", {}), what):
         if "held-out reward fell" in source.data["stopped"]:
             last = source.data["history"][-1]
             figures = tuple(Figure(source.name, name, last[name]) for name in ("reward", "held_out_reward"))
