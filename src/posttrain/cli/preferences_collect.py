@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from posttrain.cli.preferences_files import check_outputs, write_rows
+from posttrain.cli.preferences_files import RubricFile, check_outputs, write_rows
 
 if TYPE_CHECKING:
     from posttrain.generation import Generator
@@ -32,6 +32,7 @@ def collect(
     adapter: Adapter = "",
     endpoint: Endpoint = "",
     batch_size: Batch = 16,
+    rubric_file: RubricFile = None,
     seed: Annotated[int, typer.Option(help="Of sampling, choice and order.")] = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -40,13 +41,13 @@ def collect(
     Example: posttrain preferences collect --prompts prompts.jsonl --model smollm2-135m --out open.jsonl  ·  labellers add judgements to
     open.jsonl.tasks.jsonl, and posttrain preferences adjudicate open.jsonl --decisions open.jsonl.tasks.jsonl --no-final puts them back.
     """
-    from posttrain.feedback import labelling_tasks
+    from posttrain.feedback import labelling_tasks, load_rubric
     from posttrain.feedback.collection import candidate_requests, collect_pairs
     from posttrain.generation import answer_prompts, read_prompts
     from posttrain.generation.display import AnswerProgress
     from posttrain.records import SamplingSettings
 
-    tasks = f"{out}.tasks.jsonl"
+    tasks, rubric = f"{out}.tasks.jsonl", load_rubric(rubric_file) if rubric_file else None
     check_outputs([f"{out}.answers"], [prompts])
     check_outputs([out, tasks], [prompts], new_tasks=True)
     requests = candidate_requests(
@@ -63,7 +64,7 @@ def collect(
     choice: Any = {"strategy": strategy, "pairs_per_prompt": pairs_per_prompt, "scorer": scorer, "seed": seed, "model": adapter or model}
     found = collect_pairs(requests, answers, **choice)
     write_rows(found.comparisons, out, card_of=prompts, nothing="no pair was chosen")
-    write_rows(labelling_tasks(found.comparisons, seed=seed), tasks, nothing="no pair was chosen")
+    write_rows(labelling_tasks(found.comparisons, seed=seed, rubric=rubric), tasks, nothing="no pair was chosen")
     summary = {"out": str(out), "tasks": tasks, **found.to_dict()}
     typer.echo(json.dumps(summary) if as_json else "\n".join(f"{name}: {value}" for name, value in summary.items()))
 

@@ -4,9 +4,15 @@ import json
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from posttrain.errors import ConfigError, DataError
+
+RubricFile = Annotated[
+    Path | None, typer.Option("--rubric-file", help="The rubric labellers judge by; its version and question stand in tasks.")
+]
 
 
 def check_outputs(outputs: Sequence[str | Path], inputs: Sequence[str | Path], *, new_tasks: bool = False) -> None:

@@ -51,7 +51,10 @@ def load_comparisons(path: str | Path) -> list[Comparison]:
 
 
 def merge(comparisons: Iterable[Comparison], *, same_id: bool = False) -> list[Comparison]:
-    """Comparisons of the same two answers by the same models joined into the first of them, sides swapped where they stood otherwise."""
+    """Comparisons of the same two answers by the same models joined into the first of them, sides swapped where they stood otherwise.
+
+    ``same_id``: only those of one id, and a judgement equal to one that is there is the same judgement.
+    """
     found: dict[tuple[Any, ...], Comparison] = {}
     for one in comparisons:
         models = one.metadata.get("model_a"), one.metadata.get("model_b")
@@ -67,8 +70,15 @@ def merge(comparisons: Iterable[Comparison], *, same_id: bool = False) -> list[C
                 f"{one.id} and {kept.id} are one comparison with gold answers '{one.gold}' and '{kept.gold}'", hint="keep the right one"
             )
         else:
-            found[key] = replace(kept, judgements=kept.judgements + one.judgements, gold=kept.gold or one.gold)
+            again = kept.judgements if same_id else ()  # of a row that stands in the file twice
+            added = tuple(judgement for judgement in one.judgements if judgement not in again)
+            found[key] = replace(kept, judgements=kept.judgements + added, gold=kept.gold or one.gold)
     return list(found.values())
+
+
+def latest_judgements(comparison: Comparison) -> tuple[Judgement, ...]:
+    """The last judgement of every annotator: who judges again has one vote, and it is the newer one."""
+    return tuple({one.annotator: one for one in comparison.judgements}.values())
 
 
 def swap(comparison: Comparison) -> Comparison:

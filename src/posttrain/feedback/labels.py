@@ -58,17 +58,15 @@ def dawid_skene_fit(table: LabelTable) -> tuple[DawidSkene, NDArray[np.int64], N
     Annotators who share fewer than :data:`FEWEST` comparisons (with others or with gold tasks) are taken as one, the last row: too
     little is known of each alone. Every matrix begins with the pseudo-counts :data:`PRIOR_COUNTS`.
     """
-    given = (table.codes != MISSING).any(axis=2)
+    given = table.latest != MISSING
     checked = (given.sum(axis=1) >= 2) | (table.gold != MISSING)
     if not (checked & given.any(axis=1)).any():
         return None
     known = (given & checked[:, None]).sum(axis=0) >= FEWEST
     rows = np.where(known, np.cumsum(known) - 1, known.sum())
-    items, _, repeats = table.codes.shape
-    alone = table.codes[:, known]
-    rest = table.codes[:, ~known].reshape(items, 1, -1)
-    codes = np.full((items, alone.shape[1] + 1, max(repeats, rest.shape[2])), MISSING)
-    codes[:, :-1, :repeats], codes[:, -1:, : rest.shape[2]] = alone, rest
+    alone, rest = table.latest[:, known], table.latest[:, ~known]
+    codes = np.full((len(given), alone.shape[1] + 1, max(1, rest.shape[1])), MISSING)
+    codes[:, :-1, 0], codes[:, -1, : rest.shape[1]] = alone, rest
     fit = dawid_skene(codes[:, : rows.max() + 1], len(CHOICES), known=table.gold, smoothing=PRIOR_COUNTS)
     return fit, rows, known
 
@@ -96,6 +94,12 @@ def check_one_rubric(comparisons: Sequence[Comparison]) -> str:
 
 
 def of_rubric(comparisons: Sequence[Comparison], version: str) -> list[Comparison]:
-    """The comparisons with only the judgements made under one rubric version; those left with none are gone."""
+    """The comparisons with only the judgements made under one rubric version; those left with none are gone.
+
+    Raises DataError, naming the versions that are there, when it is none of them.
+    """
+    versions = {judgement.rubric for _, judgement in judgements_of(comparisons)}
+    if version not in versions:
+        raise DataError(f"no judgement was made under rubric '{version}'", hint=f"known: {', '.join(sorted(versions)) or 'none'}")
     kept = [replace(one, judgements=tuple(j for j in one.judgements if j.rubric == version)) for one in comparisons]
     return [one for one in kept if one.judgements]

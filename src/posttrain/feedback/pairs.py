@@ -8,7 +8,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from posttrain.errors import ConfigError, DataError
+from posttrain.data.comparisons import latest_judgements
+from posttrain.errors import ConfigError, DataError, suggest
 from posttrain.feedback.labels import TIE, A, B, LabelTable, check_one_rubric, dawid_skene_fit, label_table
 from posttrain.metrics.dawid_skene import MISSING
 from posttrain.records import CHOICES, Comparison, PreferencePair
@@ -64,7 +65,8 @@ def build_pairs(
     ``mean``: the share of votes, a tie half a vote to each (8 of 10 votes give .8). ``majority``: 1 for the side with most votes; where no
     choice has the most, it is a tie. ``dawid_skene``: the posterior, which trusts each annotator as far as they agree with the others
     and with gold tasks; it needs comparisons that several annotators judged. A comparison whose likeliest class is a tie (``mean``:
-    whose share is .5) is dropped, or kept with .5 when ``ties`` is "half". A gold answer outweighs every vote.
+    whose share is .5) is dropped, or kept with .5 when ``ties`` is "half". Who judged a comparison again has one vote, the latest; a gold
+    answer outweighs every vote.
 
     Left out and counted: no judgement, an empty answer, equal answers, ties, confidence below ``min_confidence``. Raises DataError on two
     rubric versions, naming both.
@@ -78,7 +80,7 @@ def build_pairs(
     left_out: Counter[str] = Counter()
     usable: list[Comparison] = []
     for comparison in comparisons:
-        reason = _unusable(comparison)
+        reason = unusable(comparison)
         if reason:
             left_out[reason] += 1
         else:
@@ -101,8 +103,10 @@ def build_pairs(
 
 
 def choice_probabilities(table: LabelTable, *, method: Method) -> Floats:
-    """float64 [comparison, choice]: how likely a, b and tie are the right choice, gold answers certain."""
-    votes = (table.codes[..., None] == np.arange(len(CHOICES))).sum(axis=(1, 2)).astype(np.float64)
+    """float64 [comparison, choice]: how likely a, b and tie are right; gold answers are certain, the latest judgement of an annotator counts."""
+    if method not in METHODS:
+        raise ConfigError(f"unknown method '{method}'", hint=suggest(method, METHODS))
+    votes = (table.latest[..., None] == np.arange(len(CHOICES))).sum(axis=1).astype(np.float64)
     is_gold = table.gold != MISSING
     if method == "dawid_skene":
         fit = dawid_skene_fit(table)
@@ -119,7 +123,8 @@ def choice_probabilities(table: LabelTable, *, method: Method) -> Floats:
     return np.asarray(votes / votes.sum(axis=1, keepdims=True), dtype=np.float64)
 
 
-def _unusable(comparison: Comparison) -> str:
+def unusable(comparison: Comparison) -> str:
+    """Why a comparison can become no pair whatever is judged; '' when it can."""
     if not comparison.judgements and comparison.gold is None:
         return "no judgement"
     if not all(side[-1].content.strip() or side[-1].tool_calls for side in (comparison.a, comparison.b)):
@@ -129,8 +134,9 @@ def _unusable(comparison: Comparison) -> str:
 
 def _pair(comparison: Comparison, better: float, method: str, rubric: str) -> PreferencePair:
     chosen, rejected, sign = (comparison.a, comparison.b, 1) if better >= 0.5 else (comparison.b, comparison.a, -1)
-    said = Counter(one.choice for one in comparison.judgements)
-    rated = [one.strength * {"a": 1, "b": -1, "tie": 0}[one.choice] for one in comparison.judgements if one.strength is not None]
+    latest = latest_judgements(comparison)
+    said = Counter(one.choice for one in latest)
+    rated = [one.strength * {"a": 1, "b": -1, "tie": 0}[one.choice] for one in latest if one.strength is not None]
     labels = {
         "method": method,
         "rubric": rubric,

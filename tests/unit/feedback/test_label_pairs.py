@@ -36,6 +36,14 @@ def test_a_tie_is_half_a_vote_to_each_side():
     assert kept[0].probability == 0.5
 
 
+@pytest.mark.parametrize("method", ["mean", "majority", "dawid_skene"])
+def test_an_annotator_who_judges_again_has_one_vote_the_latest(method):
+    again = replace(judged([]), judgements=tuple(Judgement(*one, "rubric-1") for one in (("x", "a"), ("x", "a"), ("x", "b"), ("y", "b"))))
+    once = replace(judged([]), judgements=again.judgements[2:])
+    others = [judged(["a", "a"], number=n) for n in range(1, 4)]
+    assert to_pairs([again, *others], method=method) == to_pairs([once, *others], method=method)
+
+
 def test_majority_is_hard_and_has_no_winner_without_most_votes():
     done = build_pairs(
         [judged(["a", "a", "b"]), judged(["a", "b", "tie"], number=1), judged(["tie", "tie", "a"], number=2)], method="majority"
