@@ -13,7 +13,7 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 @app.command(
     epilog="Example: posttrain drill all --json  ·  exit codes: 0 all caught, no healthy twin accused; 1 a fault missed or a healthy "
-    "twin accused; 2 unknown name"
+    "twin accused; 2 unknown name, or a folder to keep that is in use"
 )
 def drill(
     name: Annotated[str, typer.Argument(help="A drill, or all.")] = "all",
@@ -22,7 +22,7 @@ def drill(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Put a fault into a healthy run and expect the right check to fail with the right diagnosis, and the healthy twin to pass."""
-    from posttrain.drills import DRILLS, drill_lines, run_drill
+    from posttrain.drills import DRILLS, check_free, drill_lines, run_drill
 
     every = sorted((DRILLS.get(one) for one in DRILLS), key=lambda one: (one.number, one.name))
     if list_them:
@@ -33,9 +33,11 @@ def drill(
     chosen = every if name == "all" else [DRILLS.get(name)]
     reports = []
     with tempfile.TemporaryDirectory(prefix="posttrain-drill-") as temporary:
+        root = keep or Path(temporary)
+        check_free(root / one.name for one in chosen)
         for one in chosen:
             print(f"{one.name} ...", file=sys.stderr)
-            reports.append(run_drill(one, (keep or Path(temporary)) / one.name))
+            reports.append(run_drill(one, root / one.name))
             if not as_json:
                 typer.echo("\n".join(drill_lines(reports[-1:])))
     passed = all(report.passed for report in reports)

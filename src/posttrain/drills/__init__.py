@@ -14,9 +14,9 @@ from posttrain.drills import (
     sycophancy,
     template_drift,
 )
-from posttrain.drills.harness import DRILLS, Drill, DrillReport, Found, drill, drill_lines, run_drill
+from posttrain.drills.harness import DRILLS, Drill, DrillReport, Found, check_free, drill, drill_lines, run_drill
 
-__all__ = ["DRILLS", "Drill", "DrillReport", "Found", "drill", "drill_lines", "run_drill"]
+__all__ = ["DRILLS", "Drill", "DrillReport", "Found", "check_free", "drill", "drill_lines", "run_drill"]
 _REGISTERED = (
     chosen_falls,
     consent,

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.config import Registry
-from posttrain.errors import PosttrainError
+from posttrain.errors import ConfigError, PosttrainError
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +73,19 @@ def drill(name: str, *, number: int, fault: str, expects: str) -> Callable[[Call
     return register
 
 
+def check_free(folders: Iterable[Path]) -> None:
+    """Raise ConfigError where a drill's folder holds anything: a drill starts afresh."""
+    for folder in folders:
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise ConfigError(f"{folder}: not empty", hint="give --keep a new folder, or remove this one")
+
+
 def run_drill(entry: Drill, folder: Path) -> DrillReport:
-    """Run the healthy twin and the faulty one, each in a folder of its own, under the same check."""
+    """Run the healthy twin and the faulty one, each in a folder of its own, under the same check.
+
+    Raises ConfigError when ``folder`` is not empty.
+    """
+    check_free([folder])
     started = time.monotonic()
     healthy, faulty = (_run(entry, folder / name, name == "faulty") for name in ("healthy", "faulty"))
     return DrillReport(

@@ -12,7 +12,7 @@ from posttrain.drills.yes_no import question, read_run, run_stage, start_model
     "kl-runaway",
     number=19,
     fault="ppo without a KL tax at ten times the learning rate",
-    expects=r"runs away from its reference: [^\n]*KL budget: [\d.]+ nats per answer, 4 allowed",
+    expects=r"runs away from its reference: KL budget: (the last policy measures )?[\d.]+ nats per answer, 4 allowed",
 )
 def kl_runaway(folder: Path, faulty: bool) -> Found:
     """A few updates against an honest reward model, under a budget of four nats an answer."""

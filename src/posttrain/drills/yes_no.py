@@ -88,7 +88,8 @@ def _numbers(run: Path) -> dict[str, float]:
         data = json.loads(file.read_text(encoding="utf-8"))
         if file.name == "result.json":
             last = data["history"][-1]
-            found |= {"highest kl": max(entry["kl"] for entry in data["history"])} if "kl" in last else {}
+            kls = [entry["kl"] for entry in (*data["history"], {"kl": data["metrics"].get("last_kl")}) if entry.get("kl") is not None]
+            found |= {"highest kl": max(kls)} if kls else {}
             found |= (
                 data["metrics"] | last.get("evaluations", {}) | {f"start {name}": value for name, value in data.get("start", {}).items()}
             )

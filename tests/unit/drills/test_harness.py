@@ -7,8 +7,8 @@ import pytest
 from typer.testing import CliRunner
 
 from posttrain.cli.drill import app
-from posttrain.drills import DRILLS, Drill, Found, drill_lines, run_drill
-from posttrain.errors import DataError
+from posttrain.drills import DRILLS, Drill, Found, drill_lines, overfitting, run_drill
+from posttrain.errors import ConfigError, DataError
 from posttrain.feedback.annotators import annotators
 
 
@@ -46,6 +46,33 @@ def test_what_a_check_raises_is_what_it_says(tmp_path):
 def test_silence_another_diagnosis_and_a_false_alarm_fail_the_drill(tmp_path, healthy, faulty, caught, passes):
     report = run_drill(a_drill(lambda folder, bad: Found(faulty if bad else healthy)), tmp_path)
     assert (report.caught, report.healthy_passes, report.passed) == (caught, passes, False)
+
+
+def test_a_folder_in_use_is_refused_before_any_drill_runs(tmp_path):
+    later = DRILLS.get("no-consent").name
+    (tmp_path / later).mkdir()
+    (tmp_path / later / "kept").touch()
+    with pytest.raises(ConfigError, match="no-consent: not empty"):
+        CliRunner().invoke(app, ["all", "--keep", str(tmp_path)], catch_exceptions=False)
+    assert [path.name for path in tmp_path.iterdir()] == [later]
+    run_drill(a_drill(lambda folder, faulty: Found("")), tmp_path / "a-drill")
+    with pytest.raises(ConfigError, match="a new folder") as refused:
+        run_drill(a_drill(lambda folder, faulty: Found("")), tmp_path / "a-drill")
+    assert refused.value.exit_code == 2
+
+
+def test_the_overfitting_twins_differ_in_their_labels_alone(tmp_path, monkeypatch):
+    ran = []
+    monkeypatch.setattr(overfitting, "start_model", lambda folder: folder)
+    monkeypatch.setattr(overfitting, "prefer", lambda folder, model, pairs, held_out, **settings: ran.append((pairs, held_out, settings)))
+    monkeypatch.setattr(overfitting, "read_run", lambda folder, *names: Found(""))
+    run_drill(DRILLS.get("preference-overfitting"), tmp_path)
+    (pairs, held_out, settings), (by_lot, held_by_lot, same_settings) = ran
+    assert settings == same_settings
+    for ruled, drawn in ((pairs, by_lot), (held_out, held_by_lot)):
+        assert [(asked, {*sides}) for asked, *sides in ruled] == [(asked, {*sides}) for asked, *sides in drawn]
+        assert len({tuple(sides) for _, *sides in ruled}) == 1
+        assert len({tuple(sides) for _, *sides in drawn}) == 2
 
 
 def test_a_defect_of_the_drill_is_no_diagnosis(tmp_path):

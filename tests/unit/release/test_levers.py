@@ -319,9 +319,12 @@ def test_a_rule_whose_figure_was_not_measured_has_not_looked(name, files, tmp_pa
 
 
 def test_the_kl_of_the_policy_that_stopped_the_run_is_cited(tmp_path):
-    stopped = "the policy after the last update: KL budget: 13.00 nats per answer, 12 allowed"
+    stopped = "KL budget: the last policy measures 13.00 nats per answer, 12 allowed"
     assert by_rule(diagnose(write(tmp_path / "last", ppo(stopped, last_kl=13.0))))["kl-runaway"].figures[0].value == 13.0
-    assert by_rule(diagnose(write(tmp_path / "on the way", ppo("KL budget: 5.00"))))["kl-runaway"].figures[0].value == 5.0
+    assert (
+        by_rule(diagnose(write(tmp_path / "on the way", ppo("KL budget: 5.00 nats per answer, 4 allowed"))))["kl-runaway"].figures[0].value
+        == 5.0
+    )
 
 
 def test_both_ways_a_run_can_leave_its_reference_are_read(tmp_path):

@@ -110,7 +110,7 @@ def kl_runaway(evidence: Evidence) -> Iterator[Seen]:
 
     measured = _has("kl")
     for source in evidence.stages(lambda r: measured(r) or is_budgeted(r), "a stage that watched its KL, or one with a KL budget"):
-        if is_budgeted(source.data) and "KL budget" in source.data["stopped"]:
+        if is_budgeted(source.data) and source.data["stopped"].startswith("KL budget"):
             kl = source.data["metrics"].get("last_kl", source.data["history"][-1]["kl"])
             yield Seen(source.data["stopped"], (Figure(source.name, "kl", kl),))
         elif measured(source.data):
