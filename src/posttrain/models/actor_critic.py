@@ -75,7 +75,8 @@ class ActorCritic:
     ) -> "ActorCritic":
         """Open the start model. ``value_path``: where the value model of full training starts (a reward model); else the start model.
 
-        Raises ModelError for what cannot be the start of a PPO run: an adapter to go on with (the base would not be the reference).
+        Raises ModelError for what cannot be the start of a PPO run: an adapter to go on with (the base would not be the reference), dropout
+        in a model (the answers are scored without it, so that the first probability ratio would not be 1).
         """
         if settings.adapter is not None:
             raise ModelError(
@@ -84,12 +85,16 @@ class ActorCritic:
             )
         if settings.lora is not None:
             adapted = AdapterPolicy.load(settings, seed=seed, device=device)
+            check_no_dropout(adapted)
             return cls(adapted, AdapterValue(adapted, seed=seed + 1))
         policy = Policy.load(settings, seed=seed, device=device)
-        frozen = load_model(find_model(settings.path), policy.compute_dtype).requires_grad_(False)
+        frozen = load_model(find_model(settings.path), torch.float32).requires_grad_(False)  # lowered as the policy is, norms kept
         reference = Policy(frozen, settings, compute_dtype=policy.compute_dtype, device=device)
         start = settings.model_copy(update={"path": str(value_path or settings.path)})
-        return cls(policy, ScalarModel.load(start, seed=seed + 1, device=device), reference)
+        value = ScalarModel.load(start, seed=seed + 1, device=device)
+        for part in (policy, value):
+            check_no_dropout(part)
+        return cls(policy, value, reference)
 
     @torch.no_grad()
     def reference_logprobs(self, forest: Forest) -> Float[Tensor, " target"]:
@@ -130,6 +135,16 @@ class ActorCritic:
         if isinstance(self.value, AdapterValue):
             activate(self.policy.model, POLICY)
             self.policy.model.delete_adapter(VALUE)
+
+
+def check_no_dropout(part: ForestModel) -> None:
+    """Raise ModelError for a model that drops states at random in training."""
+    found = [f"{name} ({module.p:g})" for name, module in part.model.named_modules() if isinstance(module, nn.Dropout) and module.p > 0]
+    if found:
+        raise ModelError(
+            f"{part.settings.path}: PPO needs a model without dropout, and this one has it in {len(found)} places, first {found[0]}",
+            hint="set the dropout probabilities in its config.json to 0",
+        )
 
 
 def activate(model: Any, name: str) -> None:

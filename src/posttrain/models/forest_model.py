@@ -37,7 +37,7 @@ class ForestModel(ABC):
     """
 
     def __init__(self, model: Any, settings: ModelSettings, *, compute_dtype: torch.dtype, device: torch.device | str = "cpu") -> None:
-        """Takes over ``model`` (float32 parameters, or already in ``compute_dtype`` where frozen). Prefer a subclass's ``load``."""
+        """Takes over ``model`` (float32 parameters; frozen ones may be in ``compute_dtype`` already). Prefer a subclass's ``load``."""
         self.model, self.settings = model, settings
         self.compute_dtype, self.device = compute_dtype, torch.device(device)
         self._base = model.get_base_model() if hasattr(model, "get_base_model") else model
@@ -134,8 +134,9 @@ class ForestModel(ABC):
                 continue
             if id(parameter) not in lowered:
                 parameter.data = parameter.data.float()
-            elif name in masters:
-                masters[name] = nn.Parameter(parameter.detach().float())
+            else:
+                if name in masters:
+                    masters[name] = nn.Parameter(parameter.detach().float())
                 parameter.data = parameter.data.to(self.compute_dtype)
         for module in self.model.modules():
             if isinstance(module, nn.Linear) and module.weight.is_floating_point():

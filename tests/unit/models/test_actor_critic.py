@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from transformers import Phi3Config, Phi3ForCausalLM
 
 from posttrain.chat import ChatContract
 from posttrain.errors import ModelError
@@ -77,6 +78,27 @@ def test_training_one_part_leaves_the_others_alone(start, forest, lora):
     assert not torch.allclose(models.value.values(forest).detach(), values)
     assert torch.equal(models.policy.logprobs(forest).detach(), moved)
     assert torch.equal(models.reference_logprobs(forest), reference)
+
+
+@pytest.mark.parametrize("lora", [True, False])
+def test_in_bfloat16_the_policy_is_its_reference_before_training(start, forest, lora, tmp_path):
+    """The norms' weights are not numbers of bfloat16, and neither may round them."""
+    uneven = Policy.load(settings(start, lora=False), seed=1)
+    with torch.no_grad():
+        for name, parameter in uneven.trainable().items():
+            if "norm" in name:
+                parameter.add_(torch.linspace(0, 0.1, len(parameter)))
+    uneven.save(tmp_path / "uneven", ChatContract.load(start))
+    models = ActorCritic.load(settings(tmp_path / "uneven", lora=lora, dtype="bfloat16"), seed=1)
+    assert torch.equal(models.policy.logprobs(forest).detach(), models.reference_logprobs(forest))
+
+
+@pytest.mark.parametrize("lora", [True, False])
+def test_a_model_with_dropout_of_its_own_is_refused(lora, tmp_path):
+    shape = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 64}
+    Phi3ForCausalLM(Phi3Config(**shape, pad_token_id=0, bos_token_id=1, eos_token_id=2, resid_pdrop=0.1)).save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match=r"PPO needs a model without dropout, and this one has it in 2 places, first .*resid_.*\(0\.1\)"):
+        ActorCritic.load(settings(tmp_path, lora=lora), seed=1)
 
 
 def test_with_lora_a_value_is_zero_before_training_and_learns(start, forest):
