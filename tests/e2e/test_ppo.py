@@ -6,16 +6,20 @@ import io
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from ppo_world import BAD, CARD, GOOD, build, config, hashes, question, train_reward_model, untimed
+from safetensors.torch import load_file
 
 from posttrain.chat import ChatContract
 from posttrain.cli.main import main
@@ -23,9 +27,11 @@ from posttrain.errors import ConfigError, ContractError, DataError, Infrastructu
 from posttrain.generation import LocalGenerator
 from posttrain.models import LoraSettings, ModelSettings, ScalarModel, load_for_inference, write_tiny_model
 from posttrain.models.actor_critic import ActorCritic
-from posttrain.records import GenerationRequest, SamplingSettings
+from posttrain.records import GenerationRequest, Message, PreferencePair, SamplingSettings
 from posttrain.rewards import RewardModel
 from posttrain.stages import run_ppo
+from posttrain.stages.ppo_loop import Judges, PpoRun, measure, restore_best
+from posttrain.stages.ppo_report import evaluate, measure_result
 from posttrain.stages.ppo_rollouts import load_prompts, run_passes, sample, score
 from posttrain.stages.ppo_update import Updater, build_items
 
@@ -91,8 +97,6 @@ def test_the_adapter_is_a_plain_peft_folder_that_gives_the_answers_of_the_report
 
 
 def _text_scores(reward, prompts, answers):
-    from posttrain.records import Message
-
     return reward.score([(prompt.messages, (Message("assistant", answer.text),)) for prompt, answer in zip(prompts, answers, strict=True)])
 
 
@@ -177,42 +181,161 @@ def test_an_update_that_moved_too_far_skips_the_rest(update):
     assert found["stopped_by_update_kl"] == 1
 
 
-def test_over_the_kl_budget_the_run_stops_and_hands_back_a_policy_within_it(world):
-    settings = config(world, kl={"name": "fixed", "coefficient": 0.0}, kl_budget=2.0, training={"learning_rate": 2e-2})
-    result = run_ppo(settings, world / "start", world / "budget")
-    answer = json.loads((world / "budget" / "result.json").read_text())
-    assert answer["stopped"].startswith("KL budget: ")
-    assert result.metrics["updates"] < 12
-    assert result.metrics["kl"] <= 2.0
+KEEP_ALL = {"checkpoint_every_steps": 1, "keep_checkpoints": 100}
+GREEDY = {"kl": {"name": "fixed", "coefficient": 0.0}, "kl_budget": 2.0}
 
 
-def test_the_run_stops_when_the_held_out_reward_falls_and_hands_back_the_best_policy(world):
-    """The watched model was trained on the opposite preference: what the run gains there is a loss."""
+@pytest.fixture(scope="module")
+def contrary(world):
+    """A reward model that was trained on the opposite preference: what a run gains there is a loss."""
     train_reward_model(world, "contrary", better=BAD, worse=GOOD, seed=3)
-    changes = {"held_out_reward_model": str(world / "contrary"), "divergence": {"window": 2, "alpha": 0.2}, "kl_budget": None}
-    settings = config(world, **STEADY, **changes)
+    return str(world / "contrary")
+
+
+def assert_measured_by(folder, update):
+    """The saved adapter is the policy that ``update`` (from 2) measured: that of the checkpoint before it, and no other."""
+    saved = load_file(folder / "adapter" / "adapter_model.safetensors")
+    trained = {name: load_file(folder / "checkpoints" / f"step-{step:08d}" / "weights.safetensors") for name, step in _around(update)}
+    for name, tensor in saved.items():
+        key = "policy/" + name.replace(".weight", ".default.weight")
+        assert torch.equal(tensor, trained["measured"][key]), name
+        assert not torch.equal(tensor, trained["after"][key]), name
+
+
+def _around(update):
+    return (("measured", update - 1), ("after", update))
+
+
+def test_over_the_kl_budget_the_run_hands_back_the_policy_with_the_best_held_out_reward(world, contrary):
+    settings = config(world, held_out_reward_model=contrary, training={"learning_rate": 5e-3, **KEEP_ALL}, **GREEDY)
+    result = run_ppo(settings, world / "start", world / "budget")
+    stopped = json.loads((world / "budget" / "result.json").read_text())["stopped"]
+    assert stopped == f"KL budget: {result.metrics['last_kl']:.2f} nats per answer, 2 allowed"
+    assert result.metrics["last_kl"] == result.history[-1]["kl"] > 2
+    assert result.metrics["kl"] <= 2
+    assert result.metrics["updates"] == len(result.history) - 1 < 12
+    best = max(result.history[:-1], key=lambda entry: entry["held_out_reward"])["update"]
+    assert 1 < best < len(result.history) - 1  # neither the start nor the newest: these would be handed back by mistake
+    assert_measured_by(world / "budget", best)
+
+
+def test_over_the_kl_budget_after_the_last_update_only_the_newest_policy_within_it_is_handed_back(world):
+    settings = config(world, training={"learning_rate": 5e-3, "max_steps": 3, **KEEP_ALL}, **GREEDY)
+    result = run_ppo(settings, world / "start", world / "late")
+    assert [entry["stopped"] for entry in result.history] == ["", "", ""]
+    stopped = json.loads((world / "late" / "result.json").read_text())["stopped"]
+    assert stopped == f"KL budget: the last policy measures {result.metrics['last_kl']:.2f} nats per answer, 2 allowed"
+    assert result.metrics["kl"] <= 2 < result.metrics["last_kl"]
+    assert result.metrics["updates"] == 3
+    assert_measured_by(world / "late", 3)
+
+
+@pytest.mark.parametrize(("share_of_budget", "left"), [(0.5, 50), (1e-3, 0)])
+def test_a_policy_over_the_budget_on_the_evaluation_prompts_goes_back_towards_the_start(live, world, share_of_budget, left):
+    """The random adapter's KL falls with the square of its size: half of it has a quarter, none of it has none."""
+    models, contract, prompts, settings = live
+    settings = settings.model_copy(update={"training": settings.training.model_copy(update={"seed": 1})})
+    run = PpoRun(models, contract, Judges(RewardModel.load(world / "reward")), prompts, None, settings)
+    kept = {f"best/{name}": torch.nn.Parameter(value.detach().clone()) for name, value in models.policy.trainable().items()}
+    kl = evaluate(run, prompts, reference=False).measured["kl"]
+    run.config = settings.model_copy(update={"kl_budget": kl * share_of_budget})
+    try:
+        _, after, last_kl, stopped = measure_result(run, prompts, [{"stopped": "rewards parted", "kl": 9.0}], kept)
+        assert last_kl == 9.0
+        note = f"the best policy measures {kl:.2f} on the evaluation prompts: the result is the start plus {left} % of its change"
+        assert stopped == f"rewards parted; {note}"
+        assert after.measured["kl"] <= run.config.kl_budget
+        for name, value in models.policy.trainable().items():
+            if "lora_B" in name:  # starts at zero
+                torch.testing.assert_close(value, kept[f"best/{name}"] * left / 100)
+    finally:
+        restore_best(models, kept)
+
+
+def test_the_run_stops_when_the_held_out_reward_falls_and_hands_back_the_best_policy(world, contrary):
+    changes = {"held_out_reward_model": contrary, "divergence": {"window": 2, "alpha": 0.2}, "kl_budget": None}
+    settings = config(world, **{**STEADY, "training": STEADY["training"] | KEEP_ALL}, held_out_limit=8, **changes)
     result = run_ppo(settings, world / "start", world / "parted")
     stopped = json.loads((world / "parted" / "result.json").read_text())["stopped"]
     assert "the reward rose" in stopped
     assert "the held-out reward fell" in stopped
-    highest = max(entry["held_out_reward"] for entry in result.history)
-    assert result.history[-1]["held_out_reward"] < highest
-    assert result.metrics["kl"] < result.history[-1]["kl"]
+    best = max(result.history[:-1], key=lambda entry: entry["held_out_reward"])["update"]
+    assert 1 < best < len(result.history) - 1
+    assert_measured_by(world / "parted", best)
+
+
+@pytest.fixture
+def tools_reader(world, tmp_path):
+    """The reward model under a template that shows it the tools."""
+    shutil.copytree(world / "reward", tmp_path / "tools")
+    (tmp_path / "tools" / "contract.json").unlink()
+    template = tmp_path / "tools" / "chat_template.jinja"
+    template.write_text("{% if tools %}{{ '<|im_start|>tools\n' + (tools | tojson) + '<|im_end|>\n' }}{% endif %}" + template.read_text())
+    return RewardModel.load(tmp_path / "tools")
+
+
+def test_the_reward_model_is_shown_the_tools_of_a_prompt(live, tools_reader):
+    models, contract, prompts, settings = live
+    tools = ({"type": "function", "function": {"name": "count", "parameters": {"type": "object", "properties": {}}}},)
+    plain = sample(models, contract, prompts[:4], settings, update=1)
+    with_tools = [replace(rollout, prompt=replace(rollout.prompt, tools=tools)) for rollout in plain]
+    pairs = [
+        PreferencePair(row.prompt.messages, (Message("assistant", row.text),), (Message("assistant", GOOD),), tools=tools) for row in plain
+    ]
+    assert score(tools_reader, with_tools) == pytest.approx(tools_reader.score_pairs(pairs)[:, 0].tolist(), abs=1e-4)
+    assert not np.allclose(score(tools_reader, with_tools), score(tools_reader, plain), atol=1e-3)
+
+
+def write_prompts(file, texts):
+    file.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in texts))
+    Path(f"{file}.card.yaml").write_text(CARD)
+    return str(file)
+
+
+def test_a_prompt_too_long_for_a_reward_model_is_found_before_the_run(world, tmp_path):
+    shutil.copytree(world / "reward", tmp_path / "short")
+    shape = json.loads((tmp_path / "short" / "config.json").read_text())
+    (tmp_path / "short" / "config.json").write_text(json.dumps(shape | {"max_position_embeddings": 64}))
+    long = question("1" * 60)
+    files = {
+        "data": write_prompts(tmp_path / "data.jsonl", [*(question(n) for n in range(100, 104)), long]),
+        "held_out": write_prompts(tmp_path / "held_out.jsonl", [question(140), long + "!", question(141)]),
+    }
+    message = r"1 of 5 prompts are longer than 48 tokens \(the {}'s context 64 less max_new_tokens 16\): 5 \("
+    refused(world, tmp_path, DataError, message.format("reward model"), reward_model=str(tmp_path / "short"), **files)
+    watched = {"held_out_reward_model": str(tmp_path / "short"), **files}
+    refused(world, tmp_path, DataError, message.format("held-out reward model"), **watched)
+    said = []
+    display = SimpleNamespace(say=said.append, advance=lambda *_: None)
+    settings = config(world, on_too_long="drop", training={"max_steps": 1, "sequences_per_step": 4}, **watched)
+    run_ppo(settings, world / "start", tmp_path / "out", progress=display)
+    assert said[0] == "4 prompts (1 left out: too long), 2 held out (1 left out: too long)"
+
+
+def test_a_held_out_reward_that_is_not_finite_names_update_and_answer(live, world, monkeypatch):
+    models, contract, prompts, settings = live
+    reward, broken = (RewardModel.load(world / name) for name in ("reward", "held_out_reward"))
+    monkeypatch.setattr(broken, "score_sequences", lambda rows: [0.5, float("nan"), *[0.1] * (len(rows) - 2)])
+    rollouts = sample(models, contract, prompts[:4], settings, update=3)
+    with pytest.raises(TrainingError, match="update 3 was stopped before its first step: the held_out_reward of answer 2 of 4 is nan"):
+        measure(Judges(reward, broken), rollouts, update=3)
+    with pytest.raises(TrainingError, match="the result cannot be measured: the held_out_reward of answer 2 of 4 is nan"):
+        measure(Judges(reward, broken), rollouts, update=0)
 
 
 def test_an_error_in_scoring_costs_nothing_that_was_trained(world, monkeypatch):
     """The reward model fails in the third update; the run goes on from the second, to the bits of a run without the failure."""
-    settings = config(world, training={"learning_rate": 2e-3, "max_steps": 3, "checkpoint_every_steps": 100})
+    settings = config(world, held_out_limit=2, training={"learning_rate": 2e-3, "max_steps": 3, "checkpoint_every_steps": 100})
     run_ppo(settings, world / "start", world / "smooth")
-    scores, calls = RewardModel.score, []
+    scores, calls = RewardModel.score_sequences, []
 
-    def fail_once(self, pairs):
-        calls.append(len(pairs))
+    def fail_once(self, rows):
+        calls.append(len(rows))
         if len(calls) == 3:
             raise InfrastructureError("the reward model is gone")
-        return scores(self, pairs)
+        return scores(self, rows)
 
-    monkeypatch.setattr(RewardModel, "score", fail_once)
+    monkeypatch.setattr(RewardModel, "score_sequences", fail_once)
     with pytest.raises(InfrastructureError, match="is gone"):
         run_ppo(settings, world / "start", world / "rough")
     assert [folder.name for folder in (world / "rough" / "checkpoints").iterdir()] == ["step-00000002"]
@@ -300,7 +423,7 @@ def test_in_full_training_the_value_may_start_from_the_reward_model(world, tmp_p
 
 
 COMMAND = (sys.executable, "-m", "posttrain", "ppo", "--model", "start", "--data", "prompts.jsonl", "--held-out", "held_out.jsonl")
-SETTINGS = ("lora={rank: 4}", "dtype=float32", "max_new_tokens=16", "kl={name: adaptive, coefficient: 0.05, target: 2}")
+SETTINGS = ("lora={rank: 4}", "held_out_limit=8", "dtype=float32", "max_new_tokens=16", "kl={name: adaptive, coefficient: 0.05, target: 2}")
 TRAINING = ("learning_rate=2e-3", "max_steps=6", "sequences_per_step=16", "checkpoint_every_steps=1")
 REWARDS = ("--reward-model", "reward", "--held-out-reward-model", "held_out_reward", "--store", "l.db", "--json")
 

@@ -4,8 +4,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from posttrain.chat import CONTRACT_FILE, ChatContract
 from posttrain.config.files import write_json
 from posttrain.data import DataCard, check_consent, load_card
@@ -16,9 +14,9 @@ from posttrain.models.actor_critic import ActorCritic
 from posttrain.records import Demonstration, PreferencePair, UnpairedLabel
 from posttrain.rewards import RewardModel
 from posttrain.stages.base import STAGES, Progress, Quiet, Stage, StageResult
-from posttrain.stages.ppo_loop import Entry, Judges, PpoRun, restore_best, run_updates
-from posttrain.stages.ppo_report import Evaluation, evaluate, summarize, write_answers
-from posttrain.stages.ppo_rollouts import Prompt, check_apart, load_prompts
+from posttrain.stages.ppo_loop import Entry, Judges, PpoRun, run_updates
+from posttrain.stages.ppo_report import measure_result, summarize, write_answers
+from posttrain.stages.ppo_rollouts import Prompt, check_apart, fit_judge, load_prompts
 from posttrain.stages.ppo_settings import PpoConfig as PpoConfig
 from posttrain.stages.setup import check_contracts, context_length, origins, stage_settings
 from posttrain.training import TrainingItem, build_plan, open_world
@@ -52,8 +50,8 @@ def run_ppo(
         check_consent(card)
     contract = ChatContract.load(folder)
     check_contracts(contract, [folder, out])
-    prompts, held_out = _load_data(config, contract, folder, show)
     judges = _load_judges(config)
+    prompts, held_out = _load_data(config, contract, folder, judges, show)
     run = _build_run(config, folder, contract, judges, prompts)
     write_json(out / CONTRACT_FILE, contract.record())
     if logger:
@@ -67,10 +65,10 @@ def run_ppo(
             logger.log_metrics({name: float(value) for name, value in entry.items() if not isinstance(value, str)}, entry["update"])
 
     history, best = run_updates(run, out, _identity(run), on_update)
-    before, after, stopped = _measure_result(run, held_out, history, best)
+    before, after, last_kl, stopped = measure_result(run, held_out, history, best)
     if stopped:
         show.say(f"stopped: {stopped}")
-    metrics = summarize(before, after, history)
+    metrics = summarize(before, after, history) | {"last_kl": last_kl}
     write_answers(out / "answers.jsonl", before, after)
     target = out / ("adapter" if config.lora is not None else "model")
     run.models.drop_value()
@@ -87,38 +85,32 @@ def run_ppo(
     return StageResult(folder if is_adapter else target, target if is_adapter else None, metrics, history, id_)
 
 
-def _measure_result(
-    run: PpoRun, prompts: Sequence[Prompt], history: Sequence[Entry], best: Mapping[str, nn.Parameter]
-) -> tuple[Evaluation, Evaluation, str]:
-    """Reference and result on the evaluation prompts, and why the run stopped early (or an empty string).
+def _load_data(
+    config: PpoConfig, contract: ChatContract, folder: Path, judges: Judges, show: Progress
+) -> tuple[list[Prompt], list[Prompt]]:
+    """Training prompts, and those the run is measured on: policy and judges can read all of them with an answer."""
 
-    No update has measured the last policy: when it is over the KL budget, the result is the best one measured before.
-    """
-    budget, stopped = run.config.kl_budget, str(history[-1]["stopped"])
-    after = evaluate(run, prompts, reference=False)
-    if budget is not None and after.measured["kl"] > budget and not stopped:
-        stopped = f"KL budget: the last policy measures {after.measured['kl']:.2f} nats per answer, {budget:g} allowed"
-        restore_best(run.models, best)
-        after = evaluate(run, prompts, reference=False)
-    return evaluate(run, prompts, reference=True), after, stopped
+    def load(path: str) -> tuple[list[Prompt], str]:
+        found, left_out = load_prompts(path, contract, config, context=context_length(folder))
+        kept = fit_judge(path, found, judges.reward, config, name="reward model")
+        if judges.held_out is not None:
+            kept = fit_judge(path, kept, judges.held_out, config, name="held-out reward model")
+        left_out += len(found) - len(kept)
+        return kept, f" ({left_out} left out: too long)" if left_out else ""
 
-
-def _load_data(config: PpoConfig, contract: ChatContract, folder: Path, show: Progress) -> tuple[list[Prompt], list[Prompt]]:
-    """Training prompts, and those the run is measured on."""
-    context = context_length(folder)
-    prompts, left_out = load_prompts(config.data, contract, config, context=context)
-    note = f"{len(prompts)} prompts" + (f"; {left_out} left out: too long" if left_out else "")
+    prompts, dropped = load(config.data)
+    note = f"{len(prompts)} prompts{dropped}"
     if len(prompts) < 2:
         raise DataError(f"{config.data}: holds 1 prompt", hint="PPO compares answers to several: give at least 2 prompts")
     if config.held_out is None:
         show.say(f"{note}; no held-out prompts given: the gain is measured on prompts that were trained on")
         return prompts, prompts[: config.held_out_limit]
-    held_out, _ = load_prompts(config.held_out, contract, config, context=context)
+    held_out, dropped = load(config.held_out)
     held_out = held_out[: config.held_out_limit]
     if len(held_out) < 2:
         raise DataError(f"{config.held_out}: holds 1 prompt", hint="a gain with an interval needs at least 2 held-out prompts")
     check_apart(prompts, held_out, config.held_out)
-    show.say(f"{note}, {len(held_out)} held out")
+    show.say(f"{note}, {len(held_out)} held out{dropped}")
     return prompts, held_out
 
 

@@ -25,14 +25,20 @@ def shape_scores(
     return shaped - shaping.missing_eos_penalty * (~ended)
 
 
+def check_finite(rewards: Mapping[str, Sequence[float]], update: int) -> None:
+    """Raise TrainingError for a reward that is not finite. ``rewards`` by name; ``update`` is 1-based, 0 the evaluation."""
+    for name, values in rewards.items():
+        bad = [position for position, value in enumerate(values) if not math.isfinite(value)]
+        if bad:
+            where = f"update {update} was stopped before its first step" if update else "the result cannot be measured"
+            raise TrainingError(
+                f"{where}: the {name} of answer {bad[0] + 1} of {len(values)} is {values[bad[0]]}",
+                hint="the weights are those of the update before; look at the reward model",
+            )
+
+
 def check_scores(raw: Sequence[float], shaped: Float[Tensor, " sequence"], update: int) -> None:
-    """Raise TrainingError for scores that are not finite or all the same; ``update`` is 1-based."""
-    bad = [position for position, score in enumerate(raw) if not math.isfinite(score)]
-    if bad:
-        raise TrainingError(
-            f"update {update} was stopped before its first step: the reward of answer {bad[0] + 1} of {len(raw)} is {raw[bad[0]]}",
-            hint="the weights are those of the update before; look at the reward model",
-        )
+    """Raise TrainingError for scores that are all the same; ``update`` is 1-based."""
     if float(shaped.max() - shaped.min()) == 0.0:
         why = "" if max(raw) == min(raw) else f" after clipping and correction (raw: {min(raw):.4g} to {max(raw):.4g})"
         raise TrainingError(

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from posttrain.chat import ChatContract
 from posttrain.errors import InfrastructureError, PosttrainError
+from posttrain.models import Policy
 from posttrain.models.actor_critic import ActorCritic
 from posttrain.objectives import kl_per_token
-from posttrain.stages.ppo_controls import check_scores, explained_variance, parted, shape_scores, slope
+from posttrain.stages.ppo_controls import check_finite, check_scores, explained_variance, parted, shape_scores, slope
 from posttrain.stages.ppo_rollouts import Passes, Prompt, Rollout, Scorer, run_passes, sample, score
 from posttrain.stages.ppo_settings import PpoConfig
 from posttrain.stages.ppo_update import Updater, build_items
@@ -102,6 +103,16 @@ def restore_best(models: ActorCritic, best: Mapping[str, nn.Parameter]) -> None:
     models.refresh()
 
 
+def move_to_start(run: PpoRun, share: float) -> None:
+    """Move the policy ``share`` of the way back to its start weights, which are read again from their folder."""
+    policy = run.models.policy
+    start = Policy.load(policy.settings, seed=run.config.training.seed, device=policy.device).trainable()
+    with torch.no_grad():
+        for name, parameter in policy.trainable().items():
+            parameter.lerp_(start[name], share)
+    run.models.refresh()
+
+
 @dataclass(frozen=True, slots=True)
 class _Measured:
     """What an update knows before it trains; ``scores`` are shaped."""
@@ -118,7 +129,7 @@ def _measure_policy(run: PpoRun, update: int, history: list[Entry]) -> _Measured
     coefficient = history[-1]["next_kl_coef"] if history else config.kl.coefficient
     rollouts = sample(run.models, run.contract, [run.prompts[i] for i in run.plan.steps[update]], config, update=update + 1)
     answered = time.perf_counter()
-    measured, rewards = measure(run.judges, rollouts)
+    measured, rewards = measure(run.judges, rollouts, update=update + 1)
     raw = rewards["reward"]
     passes = run_passes(run.models, rollouts, config.training)
     scores = shape_scores(torch.tensor(raw), passes.lengths, torch.tensor([rollout.ended for rollout in rollouts]), config.reward)
@@ -145,11 +156,15 @@ def _train(updater: Updater, measured: _Measured, update: int) -> Entry:
     return found | {"update_seconds": time.perf_counter() - began}
 
 
-def measure(judges: Judges, rollouts: Sequence[Rollout]) -> tuple[Entry, dict[str, list[float]]]:
-    """Rewards, lengths and endings of a set of answers; and each answer's ``reward`` and, where it is watched, ``held_out_reward``."""
+def measure(judges: Judges, rollouts: Sequence[Rollout], *, update: int) -> tuple[Entry, dict[str, list[float]]]:
+    """Rewards, lengths and endings of a set of answers; and each answer's ``reward`` and, where it is watched, ``held_out_reward``.
+
+    Raises TrainingError, naming ``update`` (from 1; 0 the evaluation) and the answer, for a reward that is not finite.
+    """
     rewards = {"reward": score(judges.reward, rollouts)}
     if judges.held_out is not None:
         rewards["held_out_reward"] = score(judges.held_out, rollouts)
+    check_finite(rewards, update)
     lengths = [rollout.length for rollout in rollouts]
     entry: Entry = {
         "answers": len(rollouts),

@@ -1,7 +1,7 @@
 """Prompts in, scored answers out: sampling from the live policy, exact token ids, rewards, and one packed pass for each model."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -36,8 +36,19 @@ class Scorer(Protocol):
         """What names its weights and contract, as JSON types."""
         ...
 
-    def score(self, pairs: Sequence[tuple[Sequence[Message], Sequence[Message]]]) -> list[float]:
-        """One reward for each (prompt, completion)."""
+    @property
+    def context_length(self) -> int:
+        """The longest conversation it can score, in tokens."""
+        ...
+
+    def encode(
+        self, prompt: Sequence[Message], completion: Sequence[Message], *, tools: Sequence[Mapping[str, Any]] = (), index: int = -1
+    ) -> TokenSequence:
+        """A conversation as the model reads it; ``index`` names it in messages."""
+        ...
+
+    def score_sequences(self, sequences: Sequence[TokenSequence]) -> list[float]:
+        """One reward for each conversation."""
         ...
 
 
@@ -96,20 +107,36 @@ def load_prompts(path: str, contract: ChatContract, config: PpoConfig, *, contex
     for row, (messages, tools) in enumerate(_conversations(path)):
         ids = contract.encode(messages, tools=tools, add_generation_prompt=True)
         prompts.append(Prompt(tuple(messages), tuple(tools), ids, row))
-    room = None if context is None else context - config.max_new_tokens
-    long = [prompt for prompt in prompts if room is not None and len(prompt.ids) > room]
+    kept = prompts if context is None else _with_room(path, prompts, [len(prompt.ids) for prompt in prompts], context, config)
+    return kept, len(prompts) - len(kept)
+
+
+def fit_judge(path: str, prompts: Sequence[Prompt], scorer: Scorer, config: PpoConfig, *, name: str) -> list[Prompt]:
+    """The prompts that ``scorer`` can read with an answer of ``max_new_tokens`` after them; ``name``: which judge it is, for messages.
+
+    Raises DataError as :func:`load_prompts` does. An answer is counted in the policy's tokens: a judge with another tokenizer may need
+    more of its own, and then says so when it meets one.
+    """
+    lengths = [len(read_by(scorer, prompt, "")) for prompt in prompts]
+    return _with_room(path, prompts, lengths, scorer.context_length, config, whose=f"the {name}'s ")
+
+
+def _with_room(
+    path: str, prompts: Sequence[Prompt], lengths: Sequence[int], context: int, config: PpoConfig, *, whose: str = ""
+) -> list[Prompt]:
+    """The prompts that leave ``max_new_tokens`` in a context; DataError when none does, or where the config says stop."""
+    room = context - config.max_new_tokens
+    long = [(prompt, length) for prompt, length in zip(prompts, lengths, strict=True) if length > room]
     if long and config.on_too_long == "stop":
-        places = ", ".join(f"{prompt.row + 1} ({len(prompt.ids)} tokens)" for prompt in long[:10]) + (", ..." if len(long) > 10 else "")
+        places = ", ".join(f"{prompt.row + 1} ({length} tokens)" for prompt, length in long[:10]) + (", ..." if len(long) > 10 else "")
         raise DataError(
-            f"{path}: {len(long)} of {len(prompts)} prompts are longer than {room} tokens (context {context} less max_new_tokens "
+            f"{path}: {len(long)} of {len(prompts)} prompts are longer than {room} tokens ({whose}context {context} less max_new_tokens "
             f"{config.max_new_tokens}): {places}",
             hint="shorten them, lower max_new_tokens, or leave them out with on_too_long: drop",
         )
-    left_out = {prompt.row for prompt in long}
-    kept = [prompt for prompt in prompts if prompt.row not in left_out]
-    if not kept:
+    if len(long) == len(prompts):
         raise DataError(f"{path}: none of {len(prompts)} prompts can be answered", hint="lower max_new_tokens, or give shorter prompts")
-    return kept, len(long)
+    return [prompt for prompt, length in zip(prompts, lengths, strict=True) if length <= room]
 
 
 def _conversations(path: str) -> Iterable[tuple[Sequence[Message], Sequence[Any]]]:
@@ -171,8 +198,13 @@ def sample(
 
 
 def score(scorer: Scorer, rollouts: Sequence[Rollout]) -> list[float]:
-    """The reward model's number for each answer, read as text under its own contract."""
-    return scorer.score([(rollout.prompt.messages, (Message("assistant", rollout.text),)) for rollout in rollouts])
+    """The reward model's number for each answer, read as text under its own contract, with the prompt's tools."""
+    return scorer.score_sequences([read_by(scorer, rollout.prompt, rollout.text) for rollout in rollouts])
+
+
+def read_by(scorer: Scorer, prompt: Prompt, text: str) -> TokenSequence:
+    """A prompt with an answer as the reward model's contract has it."""
+    return scorer.encode(prompt.messages, (Message("assistant", text),), tools=prompt.tools, index=prompt.row + 1)
 
 
 @torch.no_grad()

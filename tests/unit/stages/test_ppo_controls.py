@@ -6,7 +6,7 @@ import torch
 
 from posttrain.config import parse
 from posttrain.errors import ConfigError, TrainingError
-from posttrain.stages.ppo_controls import check_scores, explained_variance, parted, shape_scores, slope
+from posttrain.stages.ppo_controls import check_finite, check_scores, explained_variance, parted, shape_scores, slope
 from posttrain.stages.ppo_settings import DivergenceRule, PpoConfig, RewardShaping
 
 SCORES, LENGTHS, ENDED = torch.tensor([1.0, 2.0, 6.0]), torch.tensor([10, 20, 60]), torch.tensor([True, True, False])
@@ -37,13 +37,18 @@ def test_the_controls_come_in_the_order_written():
     [
         ([0.5, 0.5, 0.5], None, "update 3 was stopped before its first step: all 3 answers got the same reward, 0.5; there is"),
         ([5.0, 7.0, 9.0], 1.0, r"all 3 answers got the same reward, 1 after clipping and correction \(raw: 5 to 9\)"),
-        ([0.1, float("nan"), 0.2], None, "the reward of answer 2 of 3 is nan"),
     ],
 )
 def test_scores_nothing_can_be_learned_from_are_refused(raw, clip, message):
     shaped = shape_scores(torch.tensor(raw), LENGTHS, ENDED, RewardShaping(clip=clip))
     with pytest.raises(TrainingError, match=message):
         check_scores(raw, shaped, 3)
+
+
+def test_a_reward_that_is_not_finite_is_refused_by_name():
+    check_finite({"reward": [0.1, 0.2], "held_out_reward": [-0.1, 0.3]}, 3)
+    with pytest.raises(TrainingError, match=r"update 3 .* the held_out_reward of answer 2 of 2 is inf"):
+        check_finite({"reward": [0.1, 0.2], "held_out_reward": [-0.1, float("inf")]}, 3)
 
 
 def test_explained_variance():
