@@ -71,7 +71,8 @@ class PpoConfig(ModelOptions):
     generation_batch_size: int = Field(default=16, ge=1)
     """Answers decoded together."""
     on_too_long: Literal["stop", "drop"] = "stop"
-    """A prompt that leaves no room for ``max_new_tokens`` in the context: stop and name it, or leave it out and say how many were."""
+    """A prompt that leaves no room for ``max_new_tokens`` in the context of the policy or a reward model: stop and name it, or leave it out
+    and say how many were."""
     epochs_per_update: int = Field(default=4, ge=1)
     """Passes over an update's answers."""
     minibatches: int = Field(default=2, ge=1)
@@ -94,7 +95,8 @@ class PpoConfig(ModelOptions):
     kl_estimator: KlEstimator = "k1"
     """What the tax is made of. k1 is the one whose gradient is that of the KL; k2 and k3 are there for comparison."""
     kl_budget: float | None = Field(default=12.0, gt=0)
-    """Nats per answer away from the reference. An update that measures more ends the run, and the result is a policy within it."""
+    """Nats per answer away from the reference. An update that measures more ends the run, and the result is within it on the evaluation
+    prompts, too."""
     update_kl_limit: float | None = Field(default=0.05, gt=0)
     """Nats per token between the policy that answered and the one being trained (k3). Beyond it the rest of the update is skipped."""
     reward: RewardShaping = RewardShaping()
