@@ -18,11 +18,12 @@ interval lies below ``min_gain``.
 | all without gain | one broken | pointless drift |
 | anything else | | not enough evidence |
 
-Errors. Accusing claims (gained, worse, broken) are corrected by Holm's step-down procedure (1979, Scand. J. Statist. 6:65) over the
-targets and over the guardrails, so at 95 % the chance of any false claim of a family is at most 2.5 %. *Held* needs no correction:
-all guardrails have to hold, an intersection-union test (Berger 1982, Technometrics 24:295). So a false ``real improvement`` comes with at
-most 2.5 %, whether no target gained or a guardrail is beyond its limit. Readings by slice are not corrected for the number of slices:
-they say where to look and decide nothing.
+Errors. Claims (gained, worse, broken) are corrected by Holm's step-down procedure (1979, Scand. J. Statist. 6:65) over the targets and
+over the guardrails. The intervals are two-sided: at 95 % the chance of any false claim of a family in one direction is at most 2.5 %.
+Targets are claimed in both directions (gained, worse), and so are ``stable`` guardrails: at most 5 % in all. *Held* needs no correction:
+all guardrails have to hold, an intersection-union test (Berger 1982, Technometrics 24:295). A false ``real improvement`` takes a false
+claim in one direction and so comes with at most 2.5 %, whether no target gained or a guardrail is beyond its limit. Readings by slice
+are not corrected for the number of slices: they say where to look and decide nothing.
 """
 
 import math
@@ -60,12 +61,24 @@ class Change:
     keys: Sequence[Key] = ()
     problem: str = ""
 
+    @property
+    def scored(self) -> NDArray[np.bool_]:
+        """[sample]: scored in both versions."""
+        return ~(np.isnan(self.after) | np.isnan(self.before))
+
     def interval(self, confidence: float) -> Interval:
-        """Of after minus before, or of the ratio of means minus one; unscored shares widen it on both sides."""
+        """Of after minus before, or of the ratio of means minus one.
+
+        The value is that of the samples scored in both; the bounds hold whatever the unscored ones would have been.
+        """
         worst = self._difference(0.0, 1.0, confidence)
-        if not np.isnan(self.after).any() and not np.isnan(self.before).any():
+        if self.scored.all():
             return worst
-        return replace(worst, high=self._difference(1.0, 0.0, confidence).high)
+        return replace(worst, value=self._value(), high=self._difference(1.0, 0.0, confidence).high)
+
+    def _value(self) -> float:
+        after, before = float(self.after[self.scored].mean()), float(self.before[self.scored].mean())
+        return after / before - 1 if self.spec.relative else after - before
 
     def _difference(self, unscored_after: float, unscored_before: float, confidence: float) -> Interval:
         after, before = np.nan_to_num(self.after, nan=unscored_after), np.nan_to_num(self.before, nan=unscored_before)
@@ -308,7 +321,9 @@ def _problem(change: Change, min_samples: int) -> str:
     n = len(change.after)
     if n < min_samples:
         return f"only {n} paired samples, {min_samples} needed"
-    if change.spec.relative and not float(np.nan_to_num(change.before).mean()) > 0:
+    if not change.scored.any():
+        return f"none of {n} samples was scored in both versions"
+    if change.spec.relative and not float(change.before[change.scored].mean()) > 0:
         return "the baseline's mean is not above zero, so there is no ratio to it"
     return ""
 

@@ -138,6 +138,21 @@ def test_unscored_samples_widen_the_interval_on_both_sides():
     # Were the five wrong, the loss would be at least 5 of 50; were they right, nothing changed.
     assert holes.low < -0.1 < whole.low
     assert holes.high == pytest.approx(whole.high)
+    # All that were scored passed before and after: the value is 0, however many are unknown.
+    assert holes.value == whole.value == 0.0
+
+
+def test_a_relative_value_is_that_of_the_scored_samples_alone():
+    spec = CONFIG.guardrails[2]
+    before, after = np.array([0.5, 0.5, 0.5, 0.4] * 10), np.array([0.75, 0.75, 0.75, np.nan] * 10)
+    assert Change(spec, after, before, [str(i) for i in range(40)]).interval(0.95).value == pytest.approx(0.5)
+
+
+def test_a_figure_that_no_sample_scored_is_told_and_not_read():
+    change = Change(CONFIG.guardrails[1], np.full(40, np.nan), np.ones(40), [str(i) for i in range(40)])
+    config = CONFIG.model_copy(update={"targets": CONFIG.targets, "guardrails": CONFIG.guardrails[1:2]})
+    target = draw(np.random.default_rng(0), HEALTHY)[0]
+    assert read_changes([target, change], config).figures[1].text == "valid: none of 40 samples was scored in both versions"
 
 
 SUITE = """
