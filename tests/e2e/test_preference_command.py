@@ -95,3 +95,11 @@ def test_a_mistake_prints_one_message_and_exits_2(place, monkeypatch, capsys, ar
     shown = capsys.readouterr().err
     assert message in shown
     assert "Traceback" not in shown
+
+
+def test_a_rank_on_the_command_line_wins_and_the_files_other_settings_stay(place, monkeypatch):
+    (place / "lora.yaml").write_text("lora: {rank: 8, alpha: 3, targets: attention+mlp}\ntraining: {max_steps: 1}\n")
+    given = ("--data", "pairs.jsonl", "--out", "lora", "--config", "lora.yaml", "--lora-rank", "2", "--set", "watch.samples=0")
+    assert not run(place, monkeypatch, *given)
+    used = json.loads((place / "lora" / "result.json").read_text())["settings"]["lora"]
+    assert (used["rank"], used["alpha"], used["targets"]) == (2, 3, "attention+mlp")

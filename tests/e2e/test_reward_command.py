@@ -112,13 +112,60 @@ def test_probe_and_score_answer_in_json(place, monkeypatch, capsys):
         main()
     probes = json.loads(capsys.readouterr().out)["probes"]
     assert {probe["name"] for probe in probes} == {"length", "flattery", "markdown", "position"}
-    assert bool(ended.value.code) == any(probe["verdict"] == "gamed" for probe in probes)
+    verdicts = {probe["verdict"] for probe in probes}
+    assert (ended.value.code or 0) == (1 if "gamed" in verdicts else 4 if "not enough evidence" in verdicts else 0)
     monkeypatch.setattr(sys, "argv", ["posttrain", "reward", "score", "killed/model", "-d", "test.jsonl", "--json"])
     with pytest.raises(SystemExit):
         main()
     rows = json.loads(capsys.readouterr().out)["rows"]
     assert len(rows) == 30
     assert all((row["chosen"] > row["rejected"]) == (row["probability"] > 0.5) for row in rows)
+
+
+def json_of(monkeypatch, capsys, *arguments):
+    """Exit code and the object printed."""
+    monkeypatch.setattr(sys, "argv", ["posttrain", *arguments, "--json"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    return ended.value.code or 0, json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.usefixtures("trained")
+def test_rows_left_out_are_said_in_json_too(place, monkeypatch, capsys):
+    monkeypatch.chdir(place)
+    bad = {"prompt": "a", "chosen": "b", "rejected": ""}
+    write(place / "bad.jsonl", [*rows_of(30, 1), bad])
+    skip = ("killed/model", "-d", "bad.jsonl", "--on-bad-row", "skip")
+    notes = ["bad.jsonl: left out 1 unreadable"]
+    assert json_of(monkeypatch, capsys, "reward", "eval", *skip)[1]["notes"] == notes
+    assert json_of(monkeypatch, capsys, "reward", "probe", *skip)[1]["notes"] == notes
+    assert json_of(monkeypatch, capsys, "reward", "score", *skip)[1]["notes"] == notes
+    code, stopped = json_of(monkeypatch, capsys, "reward", "eval", "killed/model", "-d", "bad.jsonl")
+    assert code == 2
+    assert "field 'rejected': is empty" in stopped["error"]
+
+
+@pytest.mark.usefixtures("trained")
+def test_probes_without_a_verdict_are_inconclusive(place, monkeypatch, capsys):
+    """Four answers: the interval of a shift that varies is wide."""
+    monkeypatch.chdir(place)
+    for seed in range(2, 12):
+        write(place / "four.jsonl", rows_of(4, seed))
+        code, found = json_of(monkeypatch, capsys, "reward", "probe", "killed/model", "-d", "four.jsonl")
+        verdicts = {probe["verdict"] for probe in found["probes"]}
+        if verdicts == {"clean", "not enough evidence"}:
+            assert code == 4
+            return
+    pytest.fail("no four answers left a probe undecided")
+
+
+def test_a_rank_on_the_command_line_wins_and_the_files_other_settings_stay(place, monkeypatch, capsys):
+    monkeypatch.chdir(place)
+    (place / "lora.yaml").write_text("lora: {rank: 8, alpha: 3, targets: attention+mlp}\ntraining: {max_steps: 1}\n")
+    command = ("reward", "train", "-m", "model", "-d", "pairs.jsonl", "-o", "lora", "--store", "l.db", "--set", "probes=false")
+    assert json_of(monkeypatch, capsys, *command, "--config", "lora.yaml", "--lora-rank", "2")[0] == 0
+    used = json.loads((place / "lora" / "result.json").read_text())["settings"]["lora"]
+    assert (used["rank"], used["alpha"], used["targets"]) == (2, 3, "attention+mlp")
 
 
 @pytest.mark.usefixtures("trained")
@@ -128,6 +175,8 @@ def test_probe_and_score_answer_in_json(place, monkeypatch, capsys):
         (("reward", "eval", "model", "-d", "test.jsonl"), 2, "is no reward model: it has no score head"),
         (("reward", "score", "killed/model", "-d", "nothing.jsonl"), 2, "nothing.jsonl: no such file"),
         ((*TRAIN, "--out", "killed", "--set", "training.seed=5"), 2, "a run with other settings: seed: was 17, now 5"),
+        (("reward", "eval", "killed/model", "-d", "test.jsonl", "-d", "./test.jsonl"), 2, "two slices are called 'test.jsonl'"),
+        ((*TRAIN, "--out", "x", "--test", "polite=pairs.jsonl"), 2, "two slices are called 'polite'"),
         ((*TRAIN, "--out", "x", "--calibration", "test.jsonl"), 1, "30 of the 30 prompts of test slice 'polite' are also in calibration"),
     ],
 )

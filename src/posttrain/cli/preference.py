@@ -20,7 +20,7 @@ def preference(
     data: Annotated[str, typer.Option("--data", "-d", help="Pairs, or single labelled answers for kto; any shape check reads.")] = "",
     objective: Annotated[str, typer.Option(help="dpo, robust_dpo, ipo, orpo, simpo or kto.")] = "",
     lora_rank: Annotated[int, typer.Option(help="Rank of a low-rank adapter; 0 trains every weight.", min=0)] = 0,
-    lora_targets: Annotated[str, typer.Option(help="attention or attention+mlp.")] = "attention",
+    lora_targets: Annotated[str, typer.Option(help="attention or attention+mlp; left out: as in the YAML file, or attention.")] = "",
     config: Annotated[str, typer.Option(help="YAML file with the settings of a recipe's preference stage.")] = "",
     overrides: Annotated[list[str] | None, typer.Option("--set", help="A setting: objective.beta=0.05. May be repeated.")] = None,
     store: Annotated[Path, typer.Option("--store", help="The lineage store (an SQLite file).")] = Path("runs/lineage.db"),
@@ -44,8 +44,9 @@ def preference(
         settings["objective"] = {"name": objective}
     elif isinstance(settings.get("objective", "dpo"), str):
         settings["objective"] = {"name": settings.get("objective", "dpo")}
-    if lora_rank:
-        settings["lora"] = {"rank": lora_rank, "targets": lora_targets}
+    if lora_rank or (lora_targets and settings.get("lora")):
+        given = {"rank": lora_rank, "targets": lora_targets}
+        settings["lora"] = {**(settings.get("lora") or {}), **{name: value for name, value in given.items() if value}}
     settings = apply_overrides(settings, overrides or [])
     checked = parse(PreferenceConfig, settings, where=config or "preference")
     with TerminalDisplay() as display, closing(build_loggers(logger or ["jsonl"], out, report=display.say)) as loggers:

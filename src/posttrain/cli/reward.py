@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from posttrain.cli import reward_use
+from posttrain.cli import reward_score, reward_use
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -22,7 +22,7 @@ for _command, _example in (
         "posttrain reward eval runs/reward/model --data llmbar=dataset.json --data hh=test.jsonl.gz --html reward.html",
     ),
     (reward_use.probe, "posttrain reward probe runs/reward/model --data pairs.jsonl"),
-    (reward_use.score, "posttrain reward score runs/reward/model --data pairs.jsonl --out scores.jsonl"),
+    (reward_score.score, "posttrain reward score runs/reward/model --data pairs.jsonl --out scores.jsonl"),
 ):
     app.command(_command.__name__.removesuffix("_command"), epilog=f"Example: {_example}")(_command)
 
@@ -51,12 +51,13 @@ def train(
     from posttrain.lineage import LineageStore, build_loggers
     from posttrain.recipes.display import TerminalDisplay
     from posttrain.stages import RewardModelConfig, run_reward_model
+    from posttrain.stages.preference_files import named_files
 
     settings: dict[str, Any] = read_yaml(config) if config else {}
-    given: dict[str, Any] = {"data": data, "calibration": calibration, "test": reward_use.named_files(test or [])}
+    given: dict[str, Any] = {"data": data, "calibration": calibration, "test": named_files(test or [])}
     settings |= {name: value for name, value in given.items() if value}
     if lora_rank:
-        settings["lora"] = {"rank": lora_rank, **(settings.get("lora") or {})}
+        settings["lora"] = {**(settings.get("lora") or {}), "rank": lora_rank}
     settings = apply_overrides({"training": {}, **settings}, overrides or [])
     checked = parse(RewardModelConfig, settings, where=config or "reward train")
     with TerminalDisplay() as display, closing(build_loggers(["jsonl"], out, report=display.say)) as loggers:

@@ -22,5 +22,14 @@ def _llmbar(row: Row) -> Record:
 
 
 def prompt_key(pair: PreferencePair) -> str:
-    """The same for pairs of one prompt, whatever their answers: what a split keeps together and an interval groups by."""
+    """The same for pairs of one prompt, whatever their answers: what an interval groups by."""
     return hashlib.sha256(repr((pair.prompt, pair.tools)).encode()).hexdigest()
+
+
+def dialogue_key(pair: PreferencePair) -> str:
+    """The same for pairs of one dialogue, however far it went: its first user turn, case and white space aside.
+
+    What a split keeps apart: the longer prompt of a dialogue holds the shorter one and an answer to it.
+    """
+    first = next((message.content for message in pair.prompt if message.role == "user"), None)
+    return prompt_key(pair) if first is None else hashlib.sha256(" ".join(first.split()).casefold().encode()).hexdigest()

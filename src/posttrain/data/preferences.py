@@ -13,8 +13,9 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from posttrain.config.files import write_text
@@ -84,14 +85,18 @@ def _majority(comparisons: Sequence[Comparison]) -> list[PreferencePair]:
 
 
 def _harmless(path: str | Path) -> Iterator[Comparison]:
-    """HH pairs as comparisons with one judgement, the chosen answer on a side drawn by its text."""
-    for index, pair in enumerate(read_records(path, PreferencePair, on_bad_row="skip")):
-        assert isinstance(pair, PreferencePair)
-        judgement = Judgement("hh-rlhf", "a", HH_RUBRIC)
-        kept = Comparison(pair.prompt, pair.chosen, pair.rejected, (judgement,), id=f"hh-{index}", metadata={"imitation": False})
-        if int(_draw(kept, salt="side")[:8], 16) % 2:
-            kept = replace(kept, a=pair.rejected, b=pair.chosen, judgements=(replace(judgement, choice="b"),))
-        yield kept
+    """HH pairs as comparisons with one judgement, the chosen answer on a side drawn by its text. Unreadable rows are left out."""
+    with TemporaryDirectory() as folder:  # nothing is written beside the original
+        yield from map(_judged, count(), read_records(path, PreferencePair, on_bad_row="skip", rejects_path=Path(folder) / "rejects.jsonl"))
+
+
+def _judged(index: int, pair: Record) -> Comparison:
+    assert isinstance(pair, PreferencePair)
+    judgement = Judgement("hh-rlhf", "a", HH_RUBRIC)
+    kept = Comparison(pair.prompt, pair.chosen, pair.rejected, (judgement,), id=f"hh-{index}", metadata={"imitation": False})
+    if int(_draw(kept, salt="side")[:8], 16) % 2:
+        kept = replace(kept, a=pair.rejected, b=pair.chosen, judgements=(replace(judgement, choice="b"),))
+    return kept
 
 
 def _with_passages_cut(one: Comparison) -> Comparison:
@@ -177,8 +182,8 @@ def main(arguments: Sequence[str]) -> None:
     for split, rows in files.items():
         write_gzip(FOLDER / f"preference-{split}.jsonl.gz", lines([record_to_row(one) for one in rows]))
     write_text(SUITE, lines(data.cases))
-    for name, count in data.counts.items():
-        print(f"{count:6}  {name}")
+    for name, number in data.counts.items():
+        print(f"{number:6}  {name}")
 
 
 if __name__ == "__main__":

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from posttrain.chat import ChatContract
 from posttrain.data.preference_sets import prompt_key
-from posttrain.errors import CheckFailed, DataError
+from posttrain.errors import CheckFailed, ConfigError, DataError
 from posttrain.metrics import (
     Interval,
     ReliabilityBin,
@@ -66,7 +67,7 @@ class CalibrationResult:
 
 @dataclass(frozen=True, slots=True)
 class RewardEvaluation:
-    """What ``evaluation.json`` holds. ``slices`` begin with ``all``."""
+    """What ``evaluation.json`` holds. ``slices`` begin with ``all``; ``left_out``: rows a file lost before it was evaluated, by reason."""
 
     model: Mapping[str, Any]
     slices: Mapping[str, SliceResult]
@@ -75,6 +76,7 @@ class RewardEvaluation:
     length_correlation: Interval | None = None
     warnings: Sequence[str] = ()
     seeds: Mapping[str, Any] = field(default_factory=dict)
+    left_out: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
     def dump(self) -> dict[str, Any]:
         """Plain JSON types; what is infinite is null."""
@@ -82,12 +84,12 @@ class RewardEvaluation:
         return found
 
 
-def fitting_pairs(model: RewardModel, pairs: Sequence[PreferencePair]) -> list[PreferencePair]:
-    """The pairs whose both sides fit the model's context; a longer one is left out whole, never cut on one side."""
+def fitting_pairs(contract: ChatContract, pairs: Sequence[PreferencePair], limit: int) -> list[PreferencePair]:
+    """The pairs whose both sides hold at most ``limit`` tokens; a longer one is left out whole, never cut on one side."""
     return [
         pair
         for pair in pairs
-        if max(len(model.encode(pair.prompt, side, tools=pair.tools)) for side in (pair.chosen, pair.rejected)) <= model.context_length
+        if max(len(contract.encode_completion(pair.prompt, side, tools=pair.tools)) for side in (pair.chosen, pair.rejected)) <= limit
     ]
 
 
@@ -130,8 +132,11 @@ def fit_calibration(model: RewardModel, pairs: Sequence[PreferencePair]) -> Cali
 def evaluate_pairs(model: RewardModel, slices: Mapping[str, Sequence[PreferencePair]], *, probes: bool = True) -> RewardEvaluation:
     """Accuracy of every slice and of all pairs together, calibration over all pairs, and the probes on their answers.
 
-    Raises DataError for no pairs. A model with constant rewards is evaluated like any other, with a warning that gives the figures.
+    Raises DataError for no pairs, ConfigError for a slice called ``all``. A model with constant rewards is evaluated like any other, with a
+    warning that gives the figures.
     """
+    if ALL in slices:
+        raise ConfigError(f"a slice cannot be called '{ALL}': that is the name of all slices together", hint="give it another name")
     pairs = [pair for members in slices.values() for pair in members]
     if not pairs:
         raise DataError("a reward model cannot be evaluated on no pairs", hint="give a file of preference pairs")

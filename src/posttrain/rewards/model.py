@@ -127,8 +127,8 @@ class RewardModel:
         return np.array(self.score_sequences(rows), dtype=np.float64).reshape(-1, 2)
 
     def encode(self, prompt: Turns, completion: Turns, *, tools: Sequence[Mapping[str, Any]] = (), index: int = -1) -> TokenSequence:
-        """A conversation's ids under this model's contract; none is supervised."""
-        ids = self.contract.encode((*prompt, *completion), tools=tools)
+        """A conversation's ids under this model's contract, cut into tokens where training cuts it; none is supervised."""
+        ids = self.contract.encode_completion(prompt, completion, tools=tools, index=index).input_ids
         return TokenSequence(ids, np.zeros(len(ids), dtype=bool), index)
 
     @torch.no_grad()

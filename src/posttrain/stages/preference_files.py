@@ -8,10 +8,14 @@ from typing import Any, Literal
 from posttrain.data import load_comparisons, read_records
 from posttrain.data.shapes import matching, shapes
 from posttrain.data.sources import open_source
-from posttrain.errors import DataError
+from posttrain.errors import ConfigError, DataError
 from posttrain.feedback import build_pairs
 from posttrain.records import Comparison, Demonstration, Message, PreferencePair, Record, UnpairedLabel
 from posttrain.rewards import RewardModel, fitting_pairs
+from posttrain.rewards.evaluation import ALL
+
+BadRow = Literal["stop", "skip"]
+Tools = Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,10 +26,11 @@ class PairFile:
     left_out: dict[str, int] = field(default_factory=dict)
 
 
-def read_preferences(path: str | Path, *, on_bad_row: Literal["stop", "skip"] = "stop") -> PairFile:
+def read_preferences(path: str | Path, *, on_bad_row: BadRow = "stop") -> PairFile:
     """Pairs in any shape `posttrain check` reads, LLMBar and HH-RLHF included; PandaLM, FineGrainedRLHF, Open-Instruct by majority vote.
 
-    Raises DataError as :func:`posttrain.data.read_records` and :func:`posttrain.data.load_comparisons` do.
+    ``on_bad_row`` is for files of pairs: judgements are never set aside. Raises DataError as :func:`posttrain.data.read_records` and
+    :func:`posttrain.data.load_comparisons` do.
     """
     if holds_comparisons(path):
         made = build_pairs(load_comparisons(path), method="majority")
@@ -46,55 +51,103 @@ def holds_comparisons(path: str | Path) -> bool:
     return bool(judged) or first.keys() >= {"question", "preference", "prediction 1"}
 
 
-def load_slices(model: RewardModel, files: Mapping[str, str], *, drop_long: bool) -> tuple[dict[str, list[PreferencePair]], list[str]]:
-    """The pairs of each named file for ``model``, and a line for every file that lost rows (ties, longer than the model's context).
+def named_files(given: Sequence[str]) -> dict[str, str]:
+    """FILE and NAME=FILE arguments as a mapping; a bare file is called by its own name, and a path that holds '=' is a path.
 
-    Raises DataError for a pair that is too long unless ``drop_long``: it is left out whole then, never cut on one side.
+    Raises ConfigError for two slices of one name and for the name ``all``, which is that of all slices together.
+    """
+    found: dict[str, str] = {}
+    for item in given:
+        name, equals, path = ("", "", item) if Path(item).exists() else item.partition("=")
+        name, path = (name, path) if equals and path else (Path(item).name, item)
+        if not name or name == ALL:
+            raise ConfigError(f"{item}: a slice cannot be called '{name}'", hint="give it another name: NAME=FILE")
+        if name in found:
+            raise ConfigError(f"two slices are called '{name}': {found[name]} and {path}", hint="give each a name of its own: NAME=FILE")
+        found[name] = path
+    return found
+
+
+def load_slices(
+    models: Sequence[RewardModel], files: Mapping[str, str], *, drop_long: bool, on_bad_row: BadRow = "stop"
+) -> tuple[dict[str, list[PreferencePair]], list[str]]:
+    """The pairs of each named file that all ``models`` can read, and a line for every file that lost rows (ties, unreadable, too long).
+
+    Raises DataError for a pair that is too long for a model unless ``drop_long``: it is left out whole then, never cut on one side.
     """
     slices, notes = {}, []
+    longest = min(model.context_length for model in models)
     for name, path in files.items():
-        found = read_preferences(path)
-        kept = fitting_pairs(model, found.pairs)
-        lost = {**found.left_out, f"longer than {model.context_length} tokens": len(found.pairs) - len(kept)}
+        found = read_preferences(path, on_bad_row=on_bad_row)
+        kept = found.pairs
+        for model in models:
+            kept = fitting_pairs(model.contract, kept, model.context_length)
         if len(kept) < len(found.pairs) and not drop_long:
             raise DataError(
-                f"{path}: {len(found.pairs) - len(kept)} of {len(found.pairs)} pairs exceed the model's {model.context_length} tokens",
+                f"{path}: {len(found.pairs) - len(kept)} of {len(found.pairs)} pairs exceed the model's {longest} tokens",
                 hint="--drop-long leaves them out whole; no side is ever cut",
             )
+        lost = {**found.left_out, f"longer than {longest} tokens": len(found.pairs) - len(kept)}
         if any(lost.values()):
-            notes.append(f"{name}: left out {', '.join(f'{count} {reason}' for reason, count in lost.items() if count)}")
+            notes.append(f"{name}: left out {said_left_out(lost)}")
         slices[name] = kept
     return slices, notes
 
 
-def score_file(model: RewardModel, path: str | Path) -> list[dict[str, Any]]:
-    """A row of JSON types for every record: both rewards and P(chosen is better) of a pair, the reward of a single answer."""
-    if holds_comparisons(path):
-        records: list[Record] = list(load_comparisons(path))
-    else:
-        records = list(read_records(path))
-    sides = [_sides(record) for record in records]
-    rewards = iter(model.score([(prompt, completion) for prompt, completions in sides for completion in completions.values()]))
+def said_left_out(lost: Mapping[str, int]) -> str:
+    """``3 tie, 1 unreadable``."""
+    return ", ".join(f"{count} {reason}" for reason, count in lost.items() if count)
+
+
+def score_file(model: RewardModel, path: str | Path, *, on_bad_row: BadRow = "stop") -> tuple[list[dict[str, Any]], list[str]]:
+    """A row of JSON types for every record (both rewards and P(chosen is better) of a pair, the reward of a single answer), and notes.
+
+    Raises DataError with the numbers of the rows that are longer than the model's context.
+    """
+    records, skipped = _numbered(path, on_bad_row)
+    sequences = [
+        (number, model.encode(prompt, completion, tools=tools, index=number))
+        for number, record in records
+        for prompt, tools, completions in [_sides(record)]
+        for completion in completions.values()
+    ]
+    too_long = {number: len(sequence) for number, sequence in sequences if len(sequence) > model.context_length}
+    if too_long:
+        shown = ", ".join(f"{number} ({length} tokens)" for number, length in list(too_long.items())[:10])
+        raise DataError(
+            f"{path}: {len(too_long)} of {len(records)} rows are longer than the model's {model.context_length} tokens: rows {shown}",
+            hint="leave them out: a cut answer would be judged for what it does not say",
+        )
+    rewards = iter(model.score_sequences([sequence for _, sequence in sequences]))
     rows = []
-    for record, (_, completions) in zip(records, sides, strict=True):
-        scores = {name: next(rewards) for name in completions}
+    for _, record in records:
+        scores = {name: next(rewards) for name in _sides(record)[2]}
         row: dict[str, Any] = {"id": record.id, **scores}
         if len(scores) == 2:
             row["probability"] = model.probability(*scores.values())
         rows.append(row)
-    return rows
+    return rows, [f"{path}: left out {skipped} unreadable"] if skipped else []
 
 
-def _sides(record: Record) -> tuple[Sequence[Message], dict[str, Sequence[Message]]]:
-    """A record's prompt and its answers by name."""
+def _numbered(path: str | Path, on_bad_row: BadRow) -> tuple[list[tuple[int, Record]], int]:
+    """The records of a file with their row numbers from 1, and how many rows were set aside."""
+    if holds_comparisons(path):
+        return list(enumerate(load_comparisons(path), 1)), 0
+    reader = read_records(path, on_bad_row=on_bad_row)
+    records = [(reader.report.rows + reader.report.skipped, record) for record in reader]
+    return records, reader.report.skipped
+
+
+def _sides(record: Record) -> tuple[Sequence[Message], Tools, dict[str, Sequence[Message]]]:
+    """A record's prompt, its tools and its answers by name."""
     match record:
         case PreferencePair():
-            return record.prompt, {"chosen": record.chosen, "rejected": record.rejected}
+            return record.prompt, record.tools, {"chosen": record.chosen, "rejected": record.rejected}
         case Comparison():
-            return record.prompt, {"a": record.a, "b": record.b}
+            return record.prompt, record.tools, {"a": record.a, "b": record.b}
         case UnpairedLabel():
-            return record.prompt, {"reward": record.completion}
+            return record.prompt, record.tools, {"reward": record.completion}
         case Demonstration():
-            return record.messages[:-1], {"reward": record.messages[-1:]}
+            return record.messages[:-1], record.tools, {"reward": record.messages[-1:]}
         case _:
             raise DataError(f"{record.id}: a {type(record).__name__} holds no answer to score", hint="give pairs or prompts with answers")

@@ -11,8 +11,9 @@ from pydantic import Field, SerializeAsAny, model_validator
 from posttrain.chat import CONTRACT_FILE, ChatContract
 from posttrain.config import Config
 from posttrain.config.files import write_json
-from posttrain.data import check_consent, load_card
-from posttrain.data.preference_sets import prompt_key
+from posttrain.data import DataCard, check_consent, load_card
+from posttrain.data.cards import card_path
+from posttrain.data.preference_sets import dialogue_key
 from posttrain.errors import CheckFailed, DataError
 from posttrain.lineage import LineageStore, RunLogger
 from posttrain.models import Forest, ModelOptions, ModelSettings, ScalarModel, find_model
@@ -29,15 +30,15 @@ from posttrain.rewards import (
 )
 from posttrain.rewards.evaluation import ALL
 from posttrain.stages.base import STAGES, Progress, Quiet, Stage, StageResult
-from posttrain.stages.pairs import PreferenceRules, load_pairs
-from posttrain.stages.preference_files import read_preferences
+from posttrain.stages.pairs import PreferenceData, PreferenceRules, load_pairs
+from posttrain.stages.preference_files import PairFile, read_preferences, said_left_out
 from posttrain.stages.setup import (
     check_contracts,
     check_dropout,
-    context_length,
     origins,
     planned_tokens,
     stage_settings,
+    token_limit,
     with_learning_rate,
 )
 from posttrain.training import Microbatch, StepLoss, StepReport, TrainingItem, TrainingSettings, TrainResult, World, open_world, train
@@ -90,17 +91,28 @@ class RewardModelConfig(ModelOptions):
             )
         if len({self.training.seed, *self.seeds}) != 1 + len(self.seeds):
             raise ValueError(f"'seeds' {list(self.seeds)} repeats a seed (training.seed is {self.training.seed})")
+        if ALL in self.test_files:
+            raise ValueError(f"'test' has a slice called '{ALL}', which is the name of all slices together: give it another name")
         return self
+
+    @property
+    def test_files(self) -> dict[str, str]:
+        """The test files by slice; none where a share of ``data`` is set aside."""
+        return {"test": self.test} if isinstance(self.test, str) else self.test if isinstance(self.test, dict) else {}
 
 
 @dataclass(frozen=True, slots=True)
 class Splits:
-    """Items to train on, pairs to calibrate on and to test on by slice; no prompt is in two of them. ``counts``: rows by fate."""
+    """Items to train on, pairs to calibrate on and to test on by slice; no prompt is in two of them.
+
+    ``counts``: rows by fate. ``left_out``: what calibration and each test slice lost (ties, unreadable, too long), by reason.
+    """
 
     items: list[TrainingItem]
     calibration: list[PreferencePair]
     test: dict[str, list[PreferencePair]]
     counts: dict[str, float]
+    left_out: dict[str, dict[str, int]]
 
 
 def run_reward_model(
@@ -122,11 +134,10 @@ def run_reward_model(
     out, folder = Path(run_dir), find_model(model_path)
     with open_world() as world:
         show = progress if progress and world.is_main else Quiet()
-        card = load_card(config.data)
-        check_consent(card)
+        cards = _consented(config)
         contract = ChatContract.load(folder)
         check_contracts(contract, [folder, out])
-        splits = load_splits(config, contract, limit=config.max_tokens or context_length(folder))
+        splits = load_splits(config, contract, folder)
         show.say(_describe(splits))
         if world.is_main:
             write_json(out / CONTRACT_FILE, contract.record())
@@ -145,7 +156,7 @@ def run_reward_model(
             write_json(out / "result.json", {"settings": config.dump(), "metrics": metrics, "history": trained.history})
             if lineage:
                 sources = [
-                    *(parents or origins(lineage, folder, {config.data: card})),
+                    *(parents or origins(lineage, folder, cards)),
                     *stage_settings(lineage, "reward_model", config, contract, seed=config.training.seed),
                 ]
                 content = {"name": "reward model", "stage": "reward_model", "metrics": metrics}
@@ -165,53 +176,103 @@ def reward_step(objective: Config) -> Any:
     return loss
 
 
-def load_splits(config: RewardModelConfig, contract: ChatContract, *, limit: int | None) -> Splits:
-    """Read the pairs, set shares of the prompts aside by their hash, read the other files.
+def load_splits(config: RewardModelConfig, contract: ChatContract, model: Path) -> Splits:
+    """Read the pairs, set shares of the prompts aside by the hash of their first user turn, read the other files.
 
-    Raises DataError for rows :func:`posttrain.stages.pairs.load_pairs` refuses and for negative margins, CheckFailed for a prompt in two
-    splits.
+    Raises DataError for rows :func:`posttrain.stages.pairs.load_pairs` refuses, for negative margins and for what could not be evaluated
+    after training (pairs longer than the model's context, a slice without a decided pair); CheckFailed for a prompt in two splits.
     """
-    data = load_pairs(config.data, contract, PreferenceRules(limit, config.on_bad_row, config.on_too_long))
+    rules = PreferenceRules(token_limit(config.max_tokens, model), config.on_bad_row, config.on_too_long)
+    data = load_pairs(config.data, contract, rules)
     if negative := [item.rows[0] + 1 for item in data.items if float(item.tensors["margins"]) < 0]:
         raise DataError(f"{config.data}: rows {negative[:10]} have a margin below 0", hint="swap chosen and rejected, or drop the margin")
+    items, calibration, held_out, trained_on = _set_aside(config, data)
+    files = dict[str, PairFile]()
+    if isinstance(config.calibration, str):
+        files["calibration"] = _read(config, config.calibration, contract, token_limit(None, model))
+        calibration = files["calibration"].pairs
+    if config.calibration and len(calibration) < 2:
+        raise DataError(f"{len(calibration)} pairs to calibrate on are too few", hint="give a file of at least 100, or calibration: 0")
+    test = {"held out": held_out} if held_out else {}
+    for name, path in config.test_files.items():
+        files[f"test slice '{name}'"] = _read(config, path, contract, token_limit(None, model))
+        test[name] = files[f"test slice '{name}'"].pairs
+    for name, pairs in test.items():
+        if pairs and all(pair.probability == 0.5 for pair in pairs):
+            raise DataError(f"test slice '{name}': all {len(pairs)} labels are one half: no pair has a better side", hint="leave it out")
+    check_splits({config.data: trained_on, "calibration": set(map(dialogue_key, calibration))}, test)
+    left_out = {name: found.left_out for name, found in files.items() if found.left_out}
+    lost = {name: sum(reasons.values()) for name, reasons in left_out.items()}
+    counts = {
+        "train_pairs": len(items),
+        "calibration_pairs": len(calibration),
+        "calibration_left_out": lost.get("calibration", 0),
+        "test_pairs": sum(map(len, test.values())),
+        "test_left_out": sum(lost.values()) - lost.get("calibration", 0),
+    }
+    return Splits(items, calibration, test, data.counts | {name: float(value) for name, value in counts.items()}, left_out)
+
+
+def _set_aside(
+    config: RewardModelConfig, data: PreferenceData
+) -> tuple[list[TrainingItem], list[PreferencePair], list[PreferencePair], set[str]]:
+    """Items to train on, the pairs set aside for calibration and for the test, and the keys of what is trained on."""
     aside = config.calibration if isinstance(config.calibration, float) else 0.0
     tested = config.test if isinstance(config.test, float) else 0.0
-    items, trained_on = [], set[str]()
-    calibration: list[PreferencePair] = []
-    test: dict[str, list[PreferencePair]] = {}
+    items, trained_on = list[TrainingItem](), set[str]()
+    calibration, test = list[PreferencePair](), list[PreferencePair]()
     for item, pair in zip(data.items, data.records, strict=True):
         assert isinstance(pair, PreferencePair)
-        key = prompt_key(pair)
+        key = dialogue_key(pair)
         place = int(key[:8], 16) / 2**32
         if place < aside:
             calibration.append(pair)
         elif place < aside + tested:
-            test.setdefault("held out", []).append(pair)
+            test.append(pair)
         else:
             items.append(item)
             trained_on.add(key)
     if not items:
         raise DataError(f"{config.data}: all pairs were set aside, none is left to train on", hint="give more prompts, or smaller shares")
-    if isinstance(config.calibration, str):
-        calibration = read_preferences(config.calibration, on_bad_row=config.on_bad_row).pairs
-    if config.calibration and len(calibration) < 2:
-        raise DataError(f"{len(calibration)} pairs to calibrate on are too few", hint="give a file of at least 100, or calibration: 0")
-    files = {"test": config.test} if isinstance(config.test, str) else config.test if isinstance(config.test, dict) else {}
-    test |= {name: read_preferences(path, on_bad_row=config.on_bad_row).pairs for name, path in files.items()}
-    check_splits({config.data: trained_on, "calibration": set(map(prompt_key, calibration))}, test)
-    counts = {"train_pairs": len(items), "calibration_pairs": len(calibration), "test_pairs": sum(map(len, test.values()))}
-    return Splits(items, calibration, test, data.counts | {name: float(value) for name, value in counts.items()})
+    return items, calibration, test, trained_on
+
+
+def _read(config: RewardModelConfig, path: str, contract: ChatContract, limit: int | None) -> PairFile:
+    """A calibration or test file; pairs longer than the model's context stop the run or are left out whole, as the config says."""
+    found = read_preferences(path, on_bad_row=config.on_bad_row)
+    kept = found.pairs if limit is None else fitting_pairs(contract, found.pairs, limit)
+    if not (lost := len(found.pairs) - len(kept)):
+        return found
+    if config.on_too_long == "stop":
+        raise DataError(
+            f"{path}: {lost} of {len(found.pairs)} pairs are longer than {limit} tokens",
+            hint="leave them out with on_too_long: drop; no side is ever cut",
+        )
+    return PairFile(kept, {**found.left_out, f"longer than {limit} tokens": lost})
+
+
+def _consented(config: RewardModelConfig) -> dict[str, DataCard]:
+    """The cards of all files, each with consent. A published set to test on need not have one; what trains or calibrates must."""
+    needed = [config.data, *([config.calibration] if isinstance(config.calibration, str) else [])]
+    given = [path for path in config.test_files.values() if card_path(path).is_file()]
+    cards = {path: load_card(path) for path in (*needed, *given)}
+    for card in cards.values():
+        check_consent(card)
+    return cards
 
 
 def check_splits(used: Mapping[str, set[str]], test: Mapping[str, Sequence[PreferencePair]]) -> None:
-    """Raise CheckFailed, with figures, when a prompt is in more than one split: its figure would not be of unseen prompts."""
-    every = [*used.items(), *((f"test slice '{name}'", set(map(prompt_key, pairs))) for name, pairs in test.items())]
+    """Raise CheckFailed, with figures, when a prompt is in more than one split: its figure would not be of unseen prompts.
+
+    Prompts are told apart by their first user turn, so that a dialogue and its continuation are one.
+    """
+    every = [*used.items(), *((f"test slice '{name}'", set(map(dialogue_key, pairs))) for name, pairs in test.items())]
     for position, (name, prompts) in enumerate(every[:2]):
         for other, others in every[position + 1 :]:
             if both := prompts & others:
                 raise CheckFailed(
                     f"{len(both)} of the {len(others)} prompts of {other} are also in {name}",
-                    hint="split by prompt: every pair of a prompt belongs to one of training, calibration and test",
+                    hint="split by first user turn: every pair that begins with it belongs to one of training, calibration and test",
                 )
 
 
@@ -252,10 +313,10 @@ def _evaluate(run: _Run, out: Path) -> RewardEvaluation | None:
     folders = {run.config.training.seed: out / "model", **{seed: out / "seeds" / str(seed) / "model" for seed in run.config.seeds}}
     models = {seed: _calibrated(run, folder) for seed, folder in folders.items()}
     model = models[run.config.training.seed]
-    test = {name: _fitting(run, model, pairs, name) for name, pairs in run.splits.test.items()}
+    test = run.splits.test
     if not any(test.values()):
         return None
-    evaluation = evaluate_pairs(model, test, probes=run.config.probes)
+    evaluation = replace(evaluate_pairs(model, test, probes=run.config.probes), left_out=run.splits.left_out)
     for warning in evaluation.warnings:
         run.show.say(f"warning: {warning}")
     if len(models) == 1:
@@ -273,7 +334,7 @@ def _evaluate(run: _Run, out: Path) -> RewardEvaluation | None:
 def _calibrated(run: _Run, folder: Path) -> RewardModel:
     """The saved model with the temperature of the calibration split, where there is one to be had."""
     model = RewardModel.load(folder, dtype=run.config.dtype, batch_tokens=run.config.training.max_tokens_per_microbatch)
-    pairs = _fitting(run, model, run.splits.calibration, "calibration")
+    pairs = run.splits.calibration
     if not pairs:
         return model
     calibration = fit_calibration(model, pairs)
@@ -285,23 +346,13 @@ def _calibrated(run: _Run, folder: Path) -> RewardModel:
     return model
 
 
-def _fitting(run: _Run, model: RewardModel, pairs: Sequence[PreferencePair], name: str) -> list[PreferencePair]:
-    """The pairs both of whose sides fit; others stop the run or are left out whole, as the config says."""
-    kept = fitting_pairs(model, pairs)
-    if len(kept) < len(pairs):
-        said = f"{name}: {len(pairs) - len(kept)} of {len(pairs)} pairs are longer than {model.context_length} tokens"
-        if run.config.on_too_long == "stop":
-            raise DataError(said, hint="leave them out with on_too_long: drop; no side is ever cut")
-        run.show.say(f"{said} and left out")
-    return kept
-
-
 def _describe(splits: Splits) -> str:
     counts = splits.counts
     text = f"{len(splits.items)} pairs to train on, {len(splits.calibration)} to calibrate on, {int(counts['test_pairs'])} to test on"
     reasons = {"rows_skipped": "unreadable", "rows_not_encodable": "without a difference in tokens", "rows_too_long": "too long"}
     left_out = [f"{int(counts[name])} {reason}" for name, reason in reasons.items() if counts[name]]
-    return text + (f"; left out: {', '.join(left_out)}" if left_out else "")
+    text += f"; left out: {', '.join(left_out)}" if left_out else ""
+    return text + "".join(f"; {name}: left out {said_left_out(lost)}" for name, lost in splits.left_out.items())
 
 
 def _summary(trained: TrainResult) -> dict[str, float]:

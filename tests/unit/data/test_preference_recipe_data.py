@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from posttrain.data import read_records
-from posttrain.data.preferences import SPLITS
+from posttrain.data.preferences import SPLITS, _harmless
 from posttrain.records import Comparison, PreferencePair
 
 ROOT = Path(__file__).parents[3]
@@ -56,3 +56,12 @@ def test_the_preferred_answer_stands_on_either_side(files):
 
 def test_three_people_judged_every_instruction(files):
     assert all(len(row.judgements) == 3 for row in files["policy"] if row.source == "instructions")
+
+
+def test_a_row_with_an_empty_answer_is_left_out_and_nothing_is_written_beside_the_original(tmp_path):
+    rows = [
+        {"chosen": f"\n\nHuman: {n}?\n\nAssistant: yes", "rejected": f"\n\nHuman: {n}?\n\nAssistant: {'no' if n else ''}"} for n in range(3)
+    ]
+    (tmp_path / "hh.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert [one.prompt[0].content for one in _harmless(tmp_path / "hh.jsonl")] == ["1?", "2?"]
+    assert [file.name for file in tmp_path.iterdir()] == ["hh.jsonl"]

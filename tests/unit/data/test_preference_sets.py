@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from posttrain.data import read_records
-from posttrain.data.preference_sets import prompt_key
+from posttrain.data.preference_sets import dialogue_key, prompt_key
 from posttrain.errors import DataError
 from posttrain.records import Message, PreferencePair
 
@@ -35,3 +35,13 @@ def test_a_prompt_has_one_key_whatever_the_answers():
     first = PreferencePair((Message("user", "a"),), (Message("assistant", "b"),), (Message("assistant", "c"),))
     assert prompt_key(first) == prompt_key(replace(first, chosen=first.rejected, rejected=first.chosen, id="x", probability=0.7))
     assert prompt_key(first) != prompt_key(replace(first, prompt=(Message("user", "A"),)))
+
+
+def test_a_dialogue_and_its_continuation_have_one_key():
+    first = PreferencePair((Message("user", "Hello  there"),), (Message("assistant", "b"),), (Message("assistant", "c"),))
+    longer = replace(
+        first, prompt=(Message("system", "s"), Message("user", "hello there\n"), Message("assistant", "b"), Message("user", "d"))
+    )
+    assert dialogue_key(first) == dialogue_key(longer)
+    assert dialogue_key(first) != dialogue_key(replace(first, prompt=(Message("user", "Hello"),)))
+    assert prompt_key(first) != prompt_key(longer)

@@ -1,6 +1,7 @@
 import pytest
 from reward_data import TEXTS, configure, long_rows, polite_rows, swapped
 
+from posttrain.chat import ChatContract
 from posttrain.models import write_tiny_model
 from posttrain.rewards import RewardModel
 from posttrain.stages import run_reward_model
@@ -33,3 +34,11 @@ def length_judges(tmp_path_factory, start):
         config = configure(folder, rows, test=0.0, training={"epochs": 2})
         found.append(RewardModel.load(run_reward_model(config, start, folder / "out").model, dtype="float32"))
     return found
+
+
+@pytest.fixture(scope="session")
+def tooled(judge):
+    """The judge under a template that writes the names of the tools."""
+    template = "{% for tool in tools or [] %}{{ tool.function.name }}\n{% endfor %}" + judge.contract.template
+    contract = ChatContract.load(judge.folder, template=template)
+    return RewardModel(judge._model, contract, folder=judge.folder, calibration=judge.calibration)

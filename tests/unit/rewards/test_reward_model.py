@@ -12,6 +12,7 @@ from transformers import AutoModelForSequenceClassification
 from posttrain.chat import ChatContract
 from posttrain.errors import CheckFailed, ConfigError, ContractError, DataError, ModelError
 from posttrain.metrics import wilson
+from posttrain.models import write_tiny_model
 from posttrain.records import Message
 from posttrain.rewards import (
     CALIBRATION_FILE,
@@ -129,7 +130,7 @@ def test_conversations_longer_than_the_context_are_never_cut(judge):
     pair = pairs_of([{"prompt": "word " * 300, "chosen": "yes", "rejected": "no"}])[0]
     with pytest.raises(DataError, match=r"1 of 1 conversations are longer than the reward model's 256 positions: 0 \(\d+ tokens\)"):
         judge.score([(pair.prompt, pair.chosen)])
-    assert fitting_pairs(judge, [pair, *pairs_of(UNSEEN[:2])]) == pairs_of(UNSEEN[:2])
+    assert fitting_pairs(judge.contract, [pair, *pairs_of(UNSEEN[:2])], judge.context_length) == pairs_of(UNSEEN[:2])
 
 
 def test_a_causal_model_is_no_reward_model(start):
@@ -138,8 +139,6 @@ def test_a_causal_model_is_no_reward_model(start):
 
 
 def test_another_tokenizer_is_refused_where_tokens_are_shared(judge, tmp_path):
-    from posttrain.models import write_tiny_model
-
     other = ChatContract.load(write_tiny_model(tmp_path / "other", ["quite other words are here"] * 9, seed=2, vocab_size=300, hidden=32))
     with pytest.raises(ContractError, match="the policy was made under another chat contract"):
         judge.require_contract(other, what="the policy")
@@ -232,3 +231,20 @@ def test_the_report_is_one_offline_file_with_everything_escaped(judge, tmp_path)
 def test_a_system_turn_and_tool_calls_are_scored_like_any_text(judge):
     prompt = (Message("system", "Be kind."), Message("user", "What does redcup 1 cost?"))
     assert len(judge.score([(prompt, (Message("assistant", "It costs 3 coins, thank you."),))])) == 1
+
+
+def test_an_answer_is_cut_into_tokens_as_in_training(judge, tmp_path):
+    """The tokenizer joins the generation prompt's newline with one the answer begins with; training keeps them apart."""
+    joins = ChatContract.load(write_tiny_model(tmp_path / "joins", ["one\n\n  two"] * 30, seed=1, vocab_size=300, hidden=32))
+    model = RewardModel(judge._model, joins, folder=judge.folder)
+    prompt = (Message("user", "one"),)
+    for answer, same in (("two", True), ("\n  two", False), ("", True)):
+        turn = (Message("assistant", answer),)
+        trained = joins.encode_completion(prompt, turn).input_ids.tolist()
+        assert model.encode(prompt, turn).input_ids.tolist() == trained
+        assert (joins.encode((*prompt, *turn)).tolist() == trained) is same
+
+
+def test_the_slice_all_is_that_of_all_slices(judge):
+    with pytest.raises(ConfigError, match="a slice cannot be called 'all'"):
+        evaluate_pairs(judge, {"all": pairs_of(UNSEEN[:4])}, probes=False)

@@ -19,6 +19,7 @@ from posttrain.lineage import LineageStore
 from posttrain.models import ModelSettings, ScalarModel
 from posttrain.rewards import CALIBRATION_FILE
 from posttrain.stages import STAGES, Quiet, RewardModelConfig, run_reward_model
+from posttrain.stages.reward_model import load_splits
 
 
 class Heard(Quiet):
@@ -194,6 +195,7 @@ def test_constant_rewards_end_the_stage_with_figures(tmp_path, start):
         ({"calibration": 0.7}, "calibration"),
         ({"adapter": "x"}, "merge 'adapter' into the model first"),
         ({"seeds": [17]}, "repeats a seed"),
+        ({"test": {"all": "x.jsonl"}}, "a slice called 'all'"),
         ({"lora": {"dropout": 0.1}}, "'lora.dropout' above 0 needs"),
     ],
 )
@@ -216,3 +218,65 @@ def test_data_without_consent_does_not_train(tmp_path, start):
     (tmp_path / "pairs.jsonl.card.yaml").write_text(CARD.replace("made data", "unknown"))
     with pytest.raises(CheckFailed, match="its card gives no consent"):
         run_reward_model(config, start, tmp_path / "out")
+
+
+def test_what_calibration_and_test_files_lost_is_counted_and_said(tmp_path, start):
+    bad, long = {"prompt": "a", "chosen": "b", "rejected": ""}, {"prompt": "c", "chosen": "b", "rejected": "word " * 300}
+    calibration = write_rows(tmp_path, [*polite_rows(8, seed=3), bad], "calibration.jsonl")
+    test = write_rows(tmp_path, [*polite_rows(9, seed=4), bad, bad | {"prompt": "d"}, long], "test.jsonl")
+    rules = {"on_bad_row": "skip", "on_too_long": "drop", "probes": False, "training": {"epochs": 1}}
+    heard = Heard()
+    config = configure(tmp_path, polite_rows(40), calibration=calibration, test=test, **rules)
+    metrics = run_reward_model(config, start, tmp_path / "out", progress=heard).metrics
+    assert (metrics["calibration_pairs"], metrics["calibration_left_out"]) == (8, 1)
+    assert (metrics["test_pairs"], metrics["test_left_out"]) == (9, 3)
+    lost = {"calibration": {"unreadable": 1}, "test slice 'test'": {"unreadable": 2, "longer than 256 tokens": 1}}
+    assert json.loads((tmp_path / "out" / "evaluation.json").read_text())["left_out"] == lost
+    assert "test slice 'test': left out 2 unreadable, 1 longer than 256 tokens" in heard.lines[0]
+
+
+TOO_LONG = {"prompt": "c", "chosen": "b", "rejected": "word " * 300}
+
+
+@pytest.mark.parametrize(
+    ("part", "rows", "message"),
+    [
+        ("test", [*polite_rows(9, seed=4), TOO_LONG], "1 of 10 pairs are longer than 256 tokens"),
+        ("calibration", [*polite_rows(9, seed=4), TOO_LONG], "1 of 10 pairs are longer than 256 tokens"),
+        ("test", [row | {"probability": 0.5} for row in polite_rows(9, seed=4)], "test slice 'test': all 9 labels are one half"),
+    ],
+)
+def test_what_cannot_be_evaluated_stops_before_training(tmp_path, start, part, rows, message):
+    config = configure(tmp_path, polite_rows(40), **{part: write_rows(tmp_path, rows, "extra.jsonl")})
+    with pytest.raises(DataError, match=message):
+        run_reward_model(config, start, tmp_path / "out")
+    assert not (tmp_path / "out" / "model").exists()
+
+
+def test_a_dialogue_and_its_continuation_are_on_one_side_of_every_split(tmp_path, start):
+    rows = polite_rows(60)
+    turns = [{"role": "user", "content": row["prompt"]} for row in rows]
+    longer = [
+        row | {"prompt": [turn, {"role": "assistant", "content": row["chosen"]}, {"role": "user", "content": "And two?"}]}
+        for row, turn in zip(rows, turns, strict=True)
+    ]
+    both = [
+        row for pair in zip((row | {"prompt": [turn]} for row, turn in zip(rows, turns, strict=True)), longer, strict=True) for row in pair
+    ]
+    splits = load_splits(configure(tmp_path, both, calibration=0.2, test=0.2), ChatContract.load(start), start)
+    parts = [splits.calibration, *splits.test.values()]
+    found = [[pair.prompt[0].content for pair in pairs] for pairs in parts]
+    assert all(pairs for pairs in found)
+    assert all(pairs.count(first) == 2 for pairs in found for first in pairs)
+    extra = write_rows(tmp_path, longer[:7], "extra.jsonl")
+    config = configure(tmp_path, [row | {"prompt": row["prompt"].upper()} for row in rows], calibration=0.0, test=extra)
+    with pytest.raises(CheckFailed, match="7 of the 7 prompts of test slice 'test' are also in"):
+        load_splits(config, ChatContract.load(start), start)
+
+
+@pytest.mark.parametrize("part", ["calibration", "test"])
+def test_calibration_and_test_files_without_consent_are_refused(tmp_path, start, part):
+    extra = write_rows(tmp_path, polite_rows(9, seed=4), "extra.jsonl")
+    (tmp_path / "extra.jsonl.card.yaml").write_text(CARD.replace("made data", "withdrawn"))
+    with pytest.raises(CheckFailed, match=r"extra\.jsonl: its card gives no consent"):
+        run_reward_model(configure(tmp_path, polite_rows(40), **{part: extra}), start, tmp_path / "out")
