@@ -5,6 +5,7 @@ sums over items, so the bootstrap resamples rows of sums: whole groups of items 
 (every rating is the same) nothing can be said, and the answer is None.
 """
 
+import math
 from collections.abc import Callable, Hashable, Sequence
 from typing import Literal
 
@@ -12,13 +13,15 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from posttrain.errors import ConfigError
-from posttrain.metrics.intervals import Interval, group_codes, proportion_interval, wilson
+from posttrain.metrics.intervals import Interval, critical_value, group_codes, proportion_interval, wilson
 
 Floats = NDArray[np.float64]
 Disagreement = Callable[[Floats], tuple[Floats, Floats, Floats]]
 """Sums [draw, part] to observed and expected disagreement and the largest a single pair of ratings can have, [draw] each."""
 
 NUM_DRAWS = 2000
+FEW_GROUPS = 5
+"""Up to so many groups a bootstrap has too few different samples to be wide enough."""
 
 
 def percent_agreement(
@@ -32,7 +35,8 @@ def percent_agreement(
     if not len(counts):
         return None
     differ, kept = _disagreeing_pairs(counts), _kept(ratings, groups)
-    if np.isin(differ, (0.0, 1.0)).all():
+    one_group = kept is not None and len(set(kept)) < 2 <= len(kept)
+    if np.isin(differ, (0.0, 1.0)).all() and not one_group:
         return proportion_interval(1 - differ, groups=kept, confidence=confidence)
     parts = np.stack([np.ones(len(counts)), differ], axis=1)
 
@@ -146,8 +150,11 @@ def _disagreeing_pairs(counts: Floats) -> Floats:
 def _interval(
     parts: Floats, disagreement: Disagreement, groups: Sequence[Hashable] | None, confidence: float, seed: int, what: str
 ) -> Interval | None:
-    """Percentile bootstrap over groups. Without any disagreement there is nothing to resample: the low end is then the figure that the
-    upper Wilson bound of "no group of n disagrees" would give.
+    """Percentile bootstrap over groups; for :data:`FEW_GROUPS` or fewer Student's t times the jackknife's standard error, which is wider.
+
+    Without any disagreement there is nothing to resample: the low end is then the figure that the upper Wilson bound of "no group of n
+    disagrees" would give. Groups that are all alike say nothing of how groups differ: each item counts for itself. Where that is no help,
+    or there is one group, both ends are unbounded.
     """
     if not len(parts):
         return None
@@ -159,15 +166,42 @@ def _interval(
         observed, expected, largest = (float(one[0]) for one in disagreement(sums.sum(axis=0, keepdims=True)))
         if not expected > 0:
             return None
-        value = 1 - observed / expected
-        if observed == 0:
-            share = 1 - wilson(num_groups, num_groups, confidence=confidence)[0]
+        value, method = 1 - observed / expected, f"{what}: bootstrap over {num_groups} groups"
+        low, high = -math.inf, math.inf
+        if num_groups < 2:
+            method = f"{what}: one group says nothing of how groups differ"
+        elif observed == 0:
+            z = critical_value(confidence, num_groups - 1 if num_groups <= FEW_GROUPS else None)
+            share = 1 - wilson(num_groups, num_groups, z=z)[0]
             low, high = 1 - share * largest / expected, 1.0
+        elif len(np.unique(sums, axis=0)) == 1:
+            if num_groups < len(parts):
+                return _interval(parts, disagreement, None, confidence, seed, what)
+        elif num_groups <= FEW_GROUPS:
+            method = f"{what}: student's t, jackknife over {num_groups} groups"
+            half = critical_value(confidence, num_groups - 1) * _jackknife_error(sums, disagreement)
+            low, high = value - half, value + half
         else:
-            kinds, sizes = np.unique(sums, axis=0, return_counts=True)  # groups of equal sums are drawn as one kind
-            draws = np.random.default_rng(seed).multinomial(num_groups, sizes / num_groups, size=NUM_DRAWS)
-            drawn, chance, _ = disagreement(draws @ kinds)
-            figures = 1 - drawn / chance
-            tail = (1 - confidence) / 2
-            low, high = np.quantile(figures[np.isfinite(figures)], [tail, 1 - tail])
-    return Interval(value, float(low), float(high), len(parts), confidence, f"{what}: bootstrap over {num_groups} groups")
+            low, high = _percentiles(sums, disagreement, confidence, seed)
+    return Interval(value, float(low), float(high), len(parts), confidence, method)
+
+
+def _jackknife_error(sums: Floats, disagreement: Disagreement) -> float:
+    """Standard error from leaving out one group at a time (Efron & Tibshirani 1993, ch. 11); infinite where a figure needs every group."""
+    left, chance, _ = disagreement(sums.sum(axis=0) - sums)
+    figures = 1 - left / chance
+    if not np.isfinite(figures).all():
+        return math.inf
+    num_groups = len(sums)
+    return math.sqrt((num_groups - 1) / num_groups * float(((figures - figures.mean()) ** 2).sum()))
+
+
+def _percentiles(sums: Floats, disagreement: Disagreement, confidence: float, seed: int) -> tuple[float, float]:
+    num_groups = len(sums)
+    kinds, sizes = np.unique(sums, axis=0, return_counts=True)  # groups of equal sums are drawn as one kind
+    draws = np.random.default_rng(seed).multinomial(num_groups, sizes / num_groups, size=NUM_DRAWS)
+    drawn, chance, _ = disagreement(draws @ kinds)
+    figures = 1 - drawn / chance
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(figures[np.isfinite(figures)], [tail, 1 - tail])
+    return float(low), float(high)

@@ -1,4 +1,5 @@
 import json
+import math
 from itertools import combinations
 from pathlib import Path
 
@@ -122,3 +123,55 @@ def test_nothing_is_said_where_nothing_varies_and_perfect_agreement_is_not_certa
     perfect = cohen_kappa([0, 1] * 10, [0, 1] * 10)
     assert (perfect.value, perfect.high) == (1.0, 1.0)
     assert perfect.low == pytest.approx(1 - (1 - 20 / (20 + 1.959964**2)) / 0.5, abs=1e-6)  # Wilson: 20 of 20 may be 84 %
+
+
+def test_one_group_bounds_nothing_however_many_items_it_has():
+    first, second = from_table([[40, 5], [5, 50]])
+    groups = ["the only prompt"] * 100
+    ratings = np.stack([first, second], axis=1)
+    for found in (
+        cohen_kappa(first, second, groups=groups),
+        cohen_kappa(first, first, groups=groups),
+        fleiss_kappa(ratings, groups=groups),
+        krippendorff_alpha(ratings, groups=groups),
+        percent_agreement(ratings, groups=groups),
+    ):
+        assert (found.low, found.high) == (-math.inf, math.inf)
+
+
+def test_few_groups_take_students_t_times_the_jackknifes_error():
+    first, second = from_table([[20, 5], [5, 10]])
+    groups = (np.arange(40) % 4).tolist()
+    found = cohen_kappa(first, second, groups=groups)
+    kept = [np.arange(40) % 4 != left_out for left_out in range(4)]
+    without = np.array([cohen_kappa(first[keep], second[keep]).value for keep in kept])
+    error = math.sqrt(3 / 4 * ((without - without.mean()) ** 2).sum())
+    assert found.high - found.value == pytest.approx(3.182446 * error)  # the quantile .975 of Student's t, 3 degrees of freedom
+    assert found.value - found.low == pytest.approx(3.182446 * error)
+
+
+def test_two_perfect_groups_are_far_from_certain():
+    found = cohen_kappa([0, 1] * 20, [0, 1] * 20, groups=["x"] * 20 + ["y"] * 20)
+    z = 12.706205  # Student's t, 1 degree of freedom
+    assert found.low == pytest.approx(1 - (1 - 2 / (2 + z**2)) / 0.5, abs=1e-5)
+    assert found.low < 0
+
+
+def test_groups_that_are_all_alike_leave_the_width_of_their_items():
+    first, second = np.tile([0.0, 0.0, 1.0, 1.0], 10), np.tile([0.0, 1.0, 1.0, 1.0], 10)
+    alike = cohen_kappa(first, second, groups=np.repeat(np.arange(10), 4).tolist())
+    assert alike == cohen_kappa(first, second)
+    assert alike.low < alike.value < alike.high
+
+
+def test_intervals_over_four_prompts_cover_the_truth():
+    """Five items a prompt; how often the raters agree changes from prompt to prompt, between all and .36 of the time."""
+    rng = np.random.default_rng(6)
+    covered = 0
+    for _ in range(300):
+        right = np.repeat(np.where(rng.random(4) < 0.5, 1.0, 0.36), 25)  # agreement .68 on average, chance .5
+        first = rng.integers(0, 2, 100)
+        second = np.where(rng.random(100) < right, first, 1 - first)
+        found = cohen_kappa(first, second, groups=np.repeat(np.arange(4), 25).tolist())
+        covered += found.low <= (0.68 - 0.5) / 0.5 <= found.high
+    assert covered / 300 >= 0.85  # four prompts of which all may be of the easy kind; resampling them gives about .5

@@ -97,6 +97,34 @@ def test_an_undefeated_system_is_finite_with_a_wide_interval():
     assert best.high - best.low > 2 * (other.high - other.low)
 
 
+def test_one_prompt_bounds_no_score():
+    found = bradley_terry(["x"] * 40, ["y"] * 40, [1.0] * 30 + [0.0] * 10, groups=["p"] * 40, num_draws=50)
+    assert (found.scores["x"].low, found.scores["x"].high) == (-math.inf, math.inf)
+    assert math.isfinite(found.scores["x"].value)
+
+
+def test_few_prompts_take_students_t_times_the_jackknifes_error():
+    wins = (18, 12, 20, 6)  # of 20 in each of four prompts
+    outcomes = [float(n < won) for won in wins for n in range(20)]
+    groups = [prompt for prompt in range(4) for _ in range(20)]
+    found = bradley_terry(["x"] * 80, ["y"] * 80, outcomes, groups=groups, prior_scale=1e4).scores["x"]
+    rates = np.array([(sum(wins) - won) / 60 for won in wins])
+    without = np.log(rates / (1 - rates)) / 2  # the score of two systems is half their log odds
+    error = math.sqrt(3 / 4 * ((without - without.mean()) ** 2).sum())
+    assert found.high - found.value == pytest.approx(3.182446 * error, rel=1e-5)  # Student's t, 3 degrees of freedom
+
+
+def test_prompts_that_are_all_alike_leave_the_width_of_the_curvature():
+    for prompts in (4, 12):
+        outcomes = [1.0, 1.0, 1.0, 0.0] * prompts
+        groups = [prompt for prompt in range(prompts) for _ in range(4)]
+        found = bradley_terry(["x"] * len(outcomes), ["y"] * len(outcomes), outcomes, groups=groups, prior_scale=1e4, num_draws=50)
+        # eta has information n p (1 - p), and a score is half of eta: one over its information, a quarter of it
+        error = 0.5 / math.sqrt(len(outcomes) * 0.75 * 0.25)
+        quantile = {4: 3.182446, 12: 2.200985}[prompts]
+        assert found.scores["x"].high - found.scores["x"].value == pytest.approx(quantile * error, rel=1e-5)
+
+
 def test_islands_and_wrong_outcomes_are_refused():
     with pytest.raises(ConfigError, match=r"2 islands never compared with each other: a, b \| c, d"):
         bradley_terry(["a", "c"], ["b", "d"], [1, 0])
