@@ -3,6 +3,7 @@
 Nothing is decided here: every judgement of the file is kept, with the annotator it names.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import combinations
@@ -79,6 +80,18 @@ def merge(comparisons: Iterable[Comparison], *, same_id: bool = False) -> list[C
 def latest_judgements(comparison: Comparison) -> tuple[Judgement, ...]:
     """The last judgement of every annotator: who judges again has one vote, and it is the newer one."""
     return tuple({one.annotator: one for one in comparison.judgements}.values())
+
+
+def check_one_rubric(comparisons: Iterable[Comparison]) -> str:
+    """The rubric version all judgements were made under ('' when there is none). Two versions raise DataError with their counts."""
+    versions = Counter(judgement.rubric for comparison in comparisons for judgement in comparison.judgements)
+    if len(versions) > 1:
+        counts = ", ".join(f"'{version}' ({count} judgements)" for version, count in versions.most_common())
+        raise DataError(
+            f"judgements under {len(versions)} rubric versions cannot be mixed: {counts}",
+            hint="they answer different questions: keep one version, or have the others judged again",
+        )
+    return next(iter(versions), "")
 
 
 def swap(comparison: Comparison) -> Comparison:

@@ -1,9 +1,10 @@
 """What people and judges said: label quality, soft labels, adjudication."""
 
+from posttrain.data.comparisons import check_one_rubric
 from posttrain.feedback.adjudication import Doubt, adjudication_queue, labelling_tasks, take_decisions
 from posttrain.feedback.annotators import Annotator, Finding
 from posttrain.feedback.effects import Effects, label_effects
-from posttrain.feedback.labels import LabelTable, check_one_rubric, label_table, of_rubric
+from posttrain.feedback.labels import LabelTable, label_table, of_rubric
 from posttrain.feedback.pairs import METHODS, Method, PairSet, build_pairs, to_pairs
 from posttrain.feedback.quality import LabelReport, PairAgreement, label_quality
 from posttrain.feedback.rubric import Dimension, Rubric, load_rubric

@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from posttrain.data.comparisons import latest_judgements, swap
+from posttrain.data.comparisons import check_one_rubric, latest_judgements, swap
 from posttrain.errors import DataError, suggest
-from posttrain.feedback.labels import check_one_rubric, label_table
+from posttrain.feedback.labels import label_table
 from posttrain.feedback.pairs import Method, choice_probabilities, unusable
 from posttrain.feedback.rubric import Rubric
 from posttrain.records import Comparison, Judgement

@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from posttrain.feedback.adjudication import adjudicators
 from posttrain.feedback.effects import longer_side
 from posttrain.feedback.labels import FEWEST, A, B, LabelTable, dawid_skene_fit
 from posttrain.metrics.dawid_skene import MISSING
@@ -60,15 +61,17 @@ def annotators(comparisons: Sequence[Comparison], table: LabelTable, *, alpha: f
     Tests: agreement with the others lower than the others' among themselves; gold tasks answered worse than by the others (Fisher's
     exact test); the answer shown first chosen more or less often than half the time; where the annotator and the others decide
     differently, the longer answer taken more often than half the time. Judgements of one prompt count as their effective number.
+    A judgement that settled its comparison is in no test and no agreement: whoever settles sees only what the others dispute.
     """
-    gold = np.array([one.metadata.get("adjudicated_by") is None for one in comparisons]) & (table.gold != MISSING)
+    gold = np.array([not adjudicators(one) for one in comparisons]) & (table.gold != MISSING)
     first = np.array([[_first_shown(one, name) for name in table.annotators] for one in comparisons])
     longer = np.array([{"a": A, "b": B, None: MISSING}[longer_side(one)] for one in comparisons])
-    matrices = _confusions(table)
+    blind = _without_decisions(comparisons, table)
+    matrices = _confusions(blind)
     found, tests = [], []
     for column, name in enumerate(table.annotators):
-        found.append(_describe(name, column, table, matrices[column], gold, first[:, column], longer))
-        tests += [(column, one) for one in _tests(column, table, gold, first[:, column], longer)]
+        found.append(_describe(name, column, table, blind, matrices[column], gold, first[:, column], longer))
+        tests += [(column, one) for one in _tests(column, blind, gold, first[:, column], longer)]
     adjusted = holm([one.p for _, one in tests])
     for (column, one), p in zip(tests, adjusted, strict=True):
         if p < alpha:
@@ -85,9 +88,16 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return [float(one) for one in result]
 
 
+def _without_decisions(comparisons: Sequence[Comparison], table: LabelTable) -> LabelTable:
+    """The table without the judgements of those who settled the comparison."""
+    settled = np.array([[name in adjudicators(one) for name in table.annotators] for one in comparisons])
+    return replace(table, codes=np.where(settled[:, :, None], MISSING, table.codes))
+
+
 def _confusions(table: LabelTable) -> list[tuple[Floats, float] | None]:
     """Each annotator's confusion matrix and accuracy; None for those of whom too little is known."""
-    found = dawid_skene_fit(table)
+    known = (table.latest != MISSING).any(axis=1) | (table.gold != MISSING)
+    found = dawid_skene_fit(replace(table, codes=table.codes[known], gold=table.gold[known]))
     if found is None:
         return [None] * len(table.annotators)
     fit, rows, alone = found
@@ -101,6 +111,7 @@ def _describe(
     name: str,
     column: int,
     table: LabelTable,
+    blind: LabelTable,
     matrix: tuple[Floats, float] | None,
     gold: Bools,
     first: NDArray[np.int64],
@@ -110,8 +121,8 @@ def _describe(
     labels = mine[mine != MISSING]
     decided = (mine == A) | (mine == B)
     twice = table.codes[:, column, 1] != MISSING if table.codes.shape[2] > 1 else np.zeros(len(mine), dtype=bool)
-    same_again = table.codes[:, column, 0] == table.codes[:, column, -1] if twice.any() else twice
-    agreed, of = _with_others(column, table)
+    same_again = table.codes[:, column, 0] == table.codes[:, column, 1] if twice.any() else twice
+    agreed, of = _with_others(column, blind)
     return Annotator(
         name=name,
         labels=int((table.codes[:, column] != MISSING).sum()),
@@ -157,23 +168,33 @@ def _with_others(column: int, table: LabelTable) -> tuple[NDArray[np.float64], N
 
 
 def _agreement_test(column: int, table: LabelTable) -> Finding | None:
-    """Is the agreement with the others lower than that among the others? One-sided t over groups of the linearised difference."""
+    """Is the agreement with the others lower than that among the others, on the comparisons this annotator judged too?
+
+    One-sided t over groups of the linearised difference. Where no group differs from another (an annotator always contrary, say) there is
+    no spread to go by: Fisher's exact test then, with one pair of labels a group.
+    """
     from scipy.special import stdtr
+    from scipy.stats import fisher_exact
 
     agreed, of = _with_others(column, table)
     rest = np.delete(table.latest, column, axis=1)
     votes = (rest[:, :, None] == np.arange(len(CHOICES))).sum(axis=1).astype(np.float64)
+    votes[of == 0] = 0
     total = votes.sum(axis=1)
     theirs, their_pairs = (votes * (votes - 1)).sum(axis=1) / 2, total * (total - 1) / 2
     if min((of > 0).sum(), (their_pairs > 0).sum()) < FEWEST:
         return None
     with_me, without_me = agreed.sum() / of.sum(), theirs.sum() / their_pairs.sum()
     influence = (agreed - with_me * of) / of.sum() - (theirs - without_me * their_pairs) / their_pairs.sum()
-    by_group = np.bincount(group_codes(table.groups), weights=influence)
-    error = float(np.sqrt((by_group**2).sum() * len(by_group) / (len(by_group) - 1))) if len(by_group) > 1 else 0.0
-    if error == 0:
-        return None
-    p = float(stdtr(len(by_group) - 1, (with_me - without_me) / error))
+    groups = group_codes([group for group, shared in zip(table.groups, of > 0, strict=True) if shared])
+    by_group = np.bincount(groups, weights=influence[of > 0])
+    size = len(by_group)
+    error = float(np.sqrt((by_group**2).sum() * size / (size - 1))) if size > 1 else 0.0
+    if error > 1e-12:
+        p = float(stdtr(size - 1, (with_me - without_me) / error))
+    else:
+        mine, others = round(float(with_me) * size), round(float(without_me) * size)
+        p = float(fisher_exact(np.array([[mine, size - mine], [others, size - others]]), alternative="less").pvalue)
     return Finding("agreement with the others", float(with_me), float(without_me), p)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from posttrain.data.comparisons import check_one_rubric
 from posttrain.errors import DataError
 from posttrain.metrics.dawid_skene import MISSING, DawidSkene, dawid_skene
 from posttrain.records import CHOICES, Comparison, Judgement
@@ -79,18 +80,6 @@ def prompt_group(comparison: Comparison) -> str:
 def judgements_of(comparisons: Sequence[Comparison]) -> list[tuple[Comparison, Judgement]]:
     """Every judgement with its comparison."""
     return [(comparison, judgement) for comparison in comparisons for judgement in comparison.judgements]
-
-
-def check_one_rubric(comparisons: Sequence[Comparison]) -> str:
-    """The rubric version all judgements were made under ('' when there is none). Two versions raise DataError with their counts."""
-    versions = Counter(judgement.rubric for _, judgement in judgements_of(comparisons))
-    if len(versions) > 1:
-        counts = ", ".join(f"'{version}' ({count} judgements)" for version, count in versions.most_common())
-        raise DataError(
-            f"judgements under {len(versions)} rubric versions cannot be mixed: {counts}",
-            hint="they answer different questions: keep one version, or have the others judged again",
-        )
-    return next(iter(versions), "")
 
 
 def of_rubric(comparisons: Sequence[Comparison], version: str) -> list[Comparison]:

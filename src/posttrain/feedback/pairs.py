@@ -8,9 +8,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from posttrain.data.comparisons import latest_judgements
+from posttrain.data.comparisons import check_one_rubric, latest_judgements
 from posttrain.errors import ConfigError, DataError, suggest
-from posttrain.feedback.labels import TIE, A, B, LabelTable, check_one_rubric, dawid_skene_fit, label_table
+from posttrain.feedback.labels import TIE, A, B, LabelTable, dawid_skene_fit, label_table
 from posttrain.metrics.dawid_skene import MISSING
 from posttrain.records import CHOICES, Comparison, PreferencePair
 
@@ -103,7 +103,7 @@ def build_pairs(
 
 
 def choice_probabilities(table: LabelTable, *, method: Method) -> Floats:
-    """float64 [comparison, choice]: how likely a, b and tie are right; gold answers are certain, the latest judgement of an annotator counts."""
+    """float64 [comparison, choice]: how likely a, b and tie are right; gold is certain, of an annotator the latest counts."""
     if method not in METHODS:
         raise ConfigError(f"unknown method '{method}'", hint=suggest(method, METHODS))
     votes = (table.latest[..., None] == np.arange(len(CHOICES))).sum(axis=1).astype(np.float64)

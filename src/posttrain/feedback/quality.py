@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from posttrain.data.comparisons import check_one_rubric
 from posttrain.errors import DataError
 from posttrain.feedback.annotators import Annotator, annotators
 from posttrain.feedback.dimensions import DimensionAnswers, dimension_answers
 from posttrain.feedback.effects import Effects, label_effects
-from posttrain.feedback.labels import FEWEST, LabelTable, check_one_rubric, label_table
+from posttrain.feedback.labels import FEWEST, LabelTable, label_table
 from posttrain.metrics.agreement import cohen_kappa, fleiss_kappa, krippendorff_alpha, percent_agreement
 from posttrain.metrics.dawid_skene import MISSING
 from posttrain.metrics.intervals import Interval

@@ -1,6 +1,7 @@
 import json
 from dataclasses import replace
 from itertools import combinations
+from math import comb
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from posttrain.data import load_comparisons
 from posttrain.errors import DataError
 from posttrain.feedback import label_quality, label_table, of_rubric
-from posttrain.feedback.annotators import annotators, holm
+from posttrain.feedback.annotators import _agreement_test, annotators, holm
 from posttrain.records import Comparison, Judgement, Message
 
 DATA = Path(__file__).parents[2] / "fixtures" / "data"
@@ -86,7 +87,7 @@ def test_confusion_and_gold_accuracy_are_those_of_the_annotator():
 
 
 def test_settled_comparisons_are_no_gold_tasks():
-    comparisons = [replace(one, metadata={"adjudicated_by": "boss"}) for one in simulated(3, annotators=ALL, comparisons=40, gold=40)]
+    comparisons = [replace(one, metadata={"adjudicated_by": ["boss"]}) for one in simulated(3, annotators=ALL, comparisons=40, gold=40)]
     assert all(one.gold is None for one in label_quality(comparisons).annotators)
 
 
@@ -177,6 +178,61 @@ def test_a_second_label_of_the_same_annotator_measures_consistency():
     ann, bob = label_quality(again).annotators
     assert (ann.repeated.value, ann.repeated.n, ann.labels) == (9 / 12, 12, 24)
     assert bob.repeated is None
+
+
+def test_same_again_is_about_the_second_label_however_often_others_judge():
+    one = simulated(6, annotators=("ann", "bob"), comparisons=12)
+    again = [replace(c, judgements=(*c.judgements, c.judgements[0])) for c in one]
+    again[0] = replace(again[0], judgements=(*again[0].judgements, again[0].judgements[0]))  # ann judges this one a third time
+    again = [replace(c, judgements=(*c.judgements, c.judgements[1])) for c in again]
+    ann, bob = label_quality(again).annotators
+    assert (ann.repeated.value, ann.repeated.n, bob.repeated.value, bob.repeated.n) == (1.0, 12, 1.0, 12)
+
+
+def flip(choice):
+    return "b" if choice == "a" else "a"
+
+
+def test_one_who_is_always_contrary_stands_out_though_nothing_varies():
+    truth = simulated(9, annotators=("ann",), comparisons=12)
+    made = []
+    for c in truth:
+        choice = c.judgements[0].choice
+        said = {"ann": choice, "bob": choice, "cy": choice, "di": flip(choice)}
+        made.append(replace(c, judgements=tuple(Judgement(name, one, "r-1") for name, one in said.items())))
+    report = label_quality(made)
+    assert report.uncalibrated == ("di",)
+    (found,) = report.annotators[3].findings
+    assert (found.test, found.value, found.expected) == ("agreement with the others", 0.0, 1.0)
+    # 12 groups that agree never, 12 that always do: one of C(24, 12) tables; five tests (four of agreement, one of length)
+    assert found.p == pytest.approx(5 / comb(24, 12))
+
+
+def test_the_one_who_settles_what_others_dispute_does_not_stand_out():
+    made = []
+    for c in simulated(10, annotators=("ann", "bob", "cy"), comparisons=300):
+        if len({j.choice for j in c.judgements}) > 1:  # the boss sees only these, and agrees with two of three at most
+            choice = c.judgements[0].choice
+            boss = Judgement("boss", choice, "r-1")
+            c = replace(c, judgements=(*c.judgements, boss), gold=choice, metadata={"adjudicated_by": ["boss"]})
+        made.append(c)
+    report = label_quality(made)
+    assert report.uncalibrated == ()
+    boss = next(one for one in report.annotators if one.name == "boss")
+    assert (boss.agreement, boss.accuracy) == (None, None)
+    assert boss.labels == sum(bool(c.gold) for c in made) > 30
+
+
+def test_the_others_agreement_is_that_on_the_comparisons_one_judged_too():
+    """A fourth annotator as good as the rest is given only what the other three disagree on."""
+    made = []
+    for c in simulated(11, annotators=ALL, comparisons=300):
+        *three, fourth = c.judgements
+        made.append(replace(c, judgements=(*three, fourth) if len({j.choice for j in three}) > 1 else tuple(three)))
+    table = label_table(made)
+    found = _agreement_test(3, table)
+    assert found.expected == pytest.approx(1 / 3)  # of three labels that are not all equal, one pair of three is
+    assert "di" not in label_quality(made).uncalibrated
 
 
 def test_two_rubrics_stop_and_one_can_be_kept():
