@@ -18,6 +18,7 @@ def judge(
     model: Model,
     out: Annotated[Path, typer.Option("--out", "-o", help="The comparisons with the judge's labels; OUT.calibration.json beside it.")],
     human_limit: Annotated[int, typer.Option(min=0, help="Hold it against the first so many of them; 0: all.")] = 0,
+    other_rubric: Annotated[bool, typer.Option("--other-rubric", help="Accept people who judged under another rubric.")] = False,
     adapter: Adapter = "",
     endpoint: Endpoint = "",
     batch_size: Batch = 16,
@@ -43,6 +44,7 @@ def judge(
     with AnswerProgress() as progress:
         ask = remembered(generator, f"{out}.answers", progress.update)
         asked = PairwiseJudge(generator, rules, name=Path(adapter or model).name, ask=ask)
-        done = label_checked(asked, comparisons, people[: human_limit or None], out=out, created=created)
+        held = people[: human_limit or None]
+        done = label_checked(asked, comparisons, held, out=out, created=created, other_rubric=other_rubric)
     done["lineage"] = record_labels(lineage, asked, source=file, out=out, done=done)
     typer.echo(json.dumps(done) if as_json else "\n".join(calibration_lines(done)))

@@ -1,5 +1,7 @@
 """How a judge compares with people, and the floor it must reach before its labels may be used."""
 
+import json
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -7,12 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from posttrain.data.comparisons import latest_judgements
 from posttrain.errors import CheckFailed, DataError
 from posttrain.judges.constitution import Constitution, Floor
 from posttrain.judges.pairwise import PairwiseJudge, Verdict
 from posttrain.metrics.agreement import cohen_kappa
 from posttrain.metrics.intervals import Interval, proportion_interval
-from posttrain.records import CHOICES, Choice, Comparison
+from posttrain.records import CHOICES, Choice, Comparison, Judgement
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +44,12 @@ class Calibration:
     longer_against_people: Interval | None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
-        return asdict(self)
+        """Plain JSON types; an unbounded end of an interval is null."""
+        plain = asdict(self)
+        for figure in plain.values():
+            if isinstance(figure, dict):
+                figure.update({end: None for end in ("low", "high") if not math.isfinite(figure[end])})
+        return plain
 
 
 def calibrate(judge: PairwiseJudge, human: Sequence[Comparison]) -> tuple[Calibration, list[Verdict]]:
@@ -50,14 +57,12 @@ def calibrate(judge: PairwiseJudge, human: Sequence[Comparison]) -> tuple[Calibr
 
     The judge sees no human judgement. Raises DataError when there is no human judgement, or human judgements of several rubrics.
     """
-    labelled = [one for one in human if one.gold is not None or any(not _by_judge(j.annotator) for j in one.judgements)]
-    rubrics = sorted({j.rubric for one in labelled for j in one.judgements if not _by_judge(j.annotator)})
+    rubric = human_rubric(human)
+    labelled = [one for one in human if one.gold is not None or _by_people(one)]
     if not labelled:
         raise DataError("no comparison has a human judgement to hold the judge against", hint="give --human a file people judged")
-    if len(rubrics) > 1:
-        raise DataError(f"human judgements of {len(rubrics)} rubrics: {', '.join(rubrics)}", hint="keep one rubric version")
     verdicts = judge.judge(labelled)
-    return compare(judge, verdicts, human_rubric=rubrics[0] if rubrics else ""), verdicts
+    return compare(judge, verdicts, human_rubric=rubric), verdicts
 
 
 def compare(judge: PairwiseJudge, verdicts: Sequence[Verdict], *, human_rubric: str = "") -> Calibration:
@@ -113,20 +118,29 @@ def check_floor(found: Calibration, floor: Floor) -> None:
 
 
 def record(constitution: Constitution) -> dict[str, str]:
-    """The lineage content of a constitution: its text is fixed by name and version."""
-    return {"name": constitution.name, "version": constitution.version, "text": constitution.text, "hash": constitution.hash}
+    """The lineage content of a constitution: everything in the file, floor and rubric too, is fixed by name and version."""
+    text = json.dumps(constitution.dump(), indent=1, sort_keys=True, ensure_ascii=False)
+    return {"name": constitution.name, "version": constitution.version, "text": text, "hash": constitution.hash}
+
+
+def human_rubric(human: Sequence[Comparison]) -> str:
+    """The rubric version people judged under, '' where there is none (gold answers alone). Two versions raise DataError."""
+    rubrics = sorted({one.rubric for comparison in human for one in _by_people(comparison)})
+    if len(rubrics) > 1:
+        raise DataError(f"human judgements of {len(rubrics)} rubrics: {', '.join(rubrics)}", hint="keep one rubric version")
+    return rubrics[0] if rubrics else ""
 
 
 def human_choice(comparison: Comparison) -> Choice:
-    """The gold answer, else what most people chose; a tie where no choice leads."""
+    """The gold answer, else what most people chose, each by their latest judgement; a tie where no choice leads."""
     if comparison.gold:
         return comparison.gold
-    votes = Counter(one.choice for one in comparison.judgements if not _by_judge(one.annotator)).most_common(2)
+    votes = Counter(one.choice for one in _by_people(comparison)).most_common(2)
     return "tie" if len(votes) > 1 and votes[0][1] == votes[1][1] else votes[0][0]
 
 
-def _by_judge(annotator: str) -> bool:
-    return annotator.startswith("judge:")
+def _by_people(comparison: Comparison) -> list[Judgement]:
+    return [one for one in latest_judgements(comparison) if not one.annotator.startswith("judge:")]
 
 
 def _prompt(comparison: Comparison) -> str:

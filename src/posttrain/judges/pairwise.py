@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from posttrain.config import content_hash
 from posttrain.judges.constitution import Constitution
@@ -13,9 +13,20 @@ if TYPE_CHECKING:
     from posttrain.generation import Generator
 
 Status = Literal["decided", "tie", "inconsistent", "unread"]
-Ask = Callable[[Sequence[GenerationRequest]], Sequence[str]]
+WHOLE = re.compile(r"(verdict:\s*)?(1|2|tie)\.?", re.IGNORECASE)
+TAG = re.compile(r"<(?=\s*/?\s*(?:conversation|answer_[12])|\|)", re.IGNORECASE)
+ROLE = re.compile(r"^(\s*)(system|developer|user|assistant|tool)(\s*):", re.IGNORECASE | re.MULTILINE)
+
+
+class Reply(NamedTuple):
+    """What the judge wrote. ``cut``: it stopped at the length limit, so its last line may be half a line."""
+
+    text: str
+    cut: bool
+
+
+Ask = Callable[[Sequence[GenerationRequest]], Sequence[Reply]]
 """Requests to replies, in order."""
-WHOLE = re.compile(r"(?:verdict:\s*)?(1|2|tie)\.?", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +51,7 @@ class PairwiseJudge:
         self.constitution = constitution
         self.identity: dict[str, Any] = {"generator": generator.identity, "constitution": constitution.hash}
         self.name = f"judge:{name}:{content_hash(self.identity)[:8]}"
-        self._ask = ask or (lambda requests: [one.text for one in generator.generate(requests)])
+        self._ask = ask or (lambda requests: [Reply(one.text, one.finish_reason == "length") for one in generator.generate(requests)])
 
     def judge(self, comparisons: Sequence[Comparison]) -> list[Verdict]:
         """Two requests a comparison, all asked together."""
@@ -80,14 +91,15 @@ class PairwiseJudge:
         ]
 
     def _prompt(self, comparison: Comparison, first: Sequence[Message], second: Sequence[Message]) -> str:
-        conversation = "\n".join(f"{message.role}: {message.content}" for message in comparison.prompt)
-        parts = {"conversation": conversation, "answer_1": _said(first), "answer_2": _said(second)}
-        blocks = [f"<{tag}>\n{_without_tags(text)}\n</{tag}>" for tag, text in parts.items()]
+        conversation = "\n".join(f"{message.role}: {_without_tags(message.content)}" for message in comparison.prompt)
+        parts = {"conversation": conversation, "answer_1": _without_tags(_said(first)), "answer_2": _without_tags(_said(second))}
+        blocks = [f"<{tag}>\n{text}\n</{tag}>" for tag, text in parts.items()]
         return "\n\n".join([self.constitution.text, *blocks])
 
-    def _verdict(self, comparison: Comparison, forward: str, backward: str) -> Verdict:
+    def _verdict(self, comparison: Comparison, forward: Reply, backward: Reply) -> Verdict:
         names: tuple[Mapping[str, Choice], ...] = ({"1": "a", "2": "b", "tie": "tie"}, {"1": "b", "2": "a", "tie": "tie"})
-        read = [read_verdict(reply, ties=self.constitution.ties) for reply in (forward, backward)]
+        rules = self.constitution
+        read = [None if one.cut else read_verdict(one.text, ties=rules.ties, reasons=rules.reasons) for one in (forward, backward)]
         shown = tuple(None if said is None else sides[said] for said, sides in zip(read, names, strict=True))
         first, second = shown
         status: Status = "decided"
@@ -95,20 +107,25 @@ class PairwiseJudge:
         if first is None or second is None:
             status, choice = "unread", None
         elif first != second:
-            status, choice = "inconsistent", ("tie" if self.constitution.on_inconsistent == "tie" else None)
+            status, choice = "inconsistent", ("tie" if rules.on_inconsistent == "tie" else None)
         elif first == "tie":
             status = "tie"
-        return Verdict(comparison, status, choice, (first, second), (forward, backward))
+        return Verdict(comparison, status, choice, (first, second), (forward.text, backward.text))
 
 
-def read_verdict(reply: str, *, ties: bool) -> Literal["1", "2", "tie"] | None:
-    """``1``, ``2`` or ``tie`` when the last line of a reply says that and nothing else; None otherwise. No guess is ever made."""
+def read_verdict(reply: str, *, ties: bool, reasons: bool = False) -> Literal["1", "2", "tie"] | None:
+    """``1``, ``2`` or ``tie`` when the last line of a reply says that and nothing else; None otherwise. No guess is ever made.
+
+    ``reasons``: the judge was asked to write before its verdict, so the line must begin with ``Verdict:``; a 1 alone may be a list's.
+    """
     lines = reply.strip().splitlines()
     found = WHOLE.fullmatch(lines[-1].strip()) if lines else None
-    said = found.group(1).lower() if found else None
+    if found is None or (reasons and not found.group(1)):
+        return None
+    said = found.group(2).lower()
     if said == "tie":
         return "tie" if ties else None
-    return "1" if said == "1" else "2" if said == "2" else None
+    return "1" if said == "1" else "2"
 
 
 def _said(answer: Sequence[Message]) -> str:
@@ -117,5 +134,8 @@ def _said(answer: Sequence[Message]) -> str:
 
 
 def _without_tags(text: str) -> str:
-    """The text with our own tags disarmed, so that an answer cannot close its block and speak to the judge."""
-    return re.sub(r"</?(conversation|answer_[12])>", lambda found: found.group().replace("<", "&lt;"), text)
+    """The text with our own tags, a chat template's ``<|``, and lines that play a role disarmed.
+
+    So an answer cannot close its block and speak to the judge, and no message can forge a turn of the conversation.
+    """
+    return ROLE.sub(r"\1\2\3&#58;", TAG.sub("&lt;", text))

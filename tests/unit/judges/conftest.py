@@ -14,7 +14,7 @@ def running_server():
 @pytest.fixture
 def server(running_server):
     running_server.accuracy, running_server.place, running_server.length, running_server.mumble = 1.0, 0.0, 0.0, 0.0
-    running_server.asked = 0
+    running_server.asked, running_server.finish = 0, "stop"
     return running_server
 
 

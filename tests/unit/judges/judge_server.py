@@ -24,6 +24,7 @@ class JudgeServer:
     def __init__(self):
         self.accuracy, self.place, self.length, self.mumble = 1.0, 0.0, 0.0, 0.0
         self.asked = 0
+        self.finish = "stop"
         self.app = FastAPI()
         self.app.post("/v1/chat/completions")(self._complete)
 
@@ -31,7 +32,7 @@ class JudgeServer:
         self.asked += 1
         body = await request.json()
         message = {"role": "assistant", "content": self._verdict(body["messages"][-1]["content"])}
-        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        choice = {"index": 0, "message": message, "finish_reason": self.finish}
         usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
         return {"id": "c", "object": "chat.completion", "created": 0, "model": body["model"], "choices": [choice], "usage": usage}
 
@@ -80,6 +81,6 @@ def judged_by_people(count, *, start=0):
         better, longer = rng.choice("ab"), rng.choice("ab")
         texts = {side: f"answer {side} {number} quality={2 if side == better else 1}" + " more" * (9 * (side == longer)) for side in "ab"}
         sides = [(Message("assistant", texts[side]),) for side in "ab"]
-        judgement = Judgement("ann", better, "people-1")
+        judgement = Judgement("ann", better, "assistant-1")
         made.append(Comparison((Message("user", f"question {number}"),), *sides, (judgement,), id=f"c{number}", source="s"))
     return made

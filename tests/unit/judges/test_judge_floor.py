@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 
 import pytest
@@ -88,6 +89,8 @@ def test_the_human_choice_is_gold_or_what_most_people_chose_and_no_judge_is_a_pe
     assert human_choice(of("a", "b")) == "tie"
     assert human_choice(of("tie", "tie", "b")) == "tie"
     assert human_choice(of("a", "a", gold="b")) == "b"
+    again = replace(one, judgements=tuple(Judgement("p0", choice, "people-1") for choice in ("a", "a", "b")))
+    assert human_choice(again) == "b"  # who judged again has one vote
 
 
 def test_without_people_or_with_two_of_their_rubrics_nothing_is_compared(make_judge):
@@ -96,5 +99,15 @@ def test_without_people_or_with_two_of_their_rubrics_nothing_is_compared(make_ju
     with pytest.raises(DataError, match="no comparison has a human judgement"):
         calibrate(make_judge(), only_judge)
     mixed = [judged[0], replace(judged[1], judgements=(Judgement("bob", "a", "people-2"),))]
-    with pytest.raises(DataError, match="2 rubrics: people-1, people-2"):
+    with pytest.raises(DataError, match="2 rubrics: assistant-1, people-2"):
         calibrate(make_judge(), mixed)
+
+
+def test_a_perfect_judge_held_against_one_prompt_is_below_the_floor(make_judge):
+    same_prompt = [replace(one, prompt=judged_by_people(1)[0].prompt) for one in judged_by_people(100)]
+    found, _ = calibrate(make_judge(), same_prompt)
+    assert found.kappa.value == 1.0
+    with pytest.raises(CheckFailed, match=r"kappa is 1.000 \[-inf, inf\]"):
+        check_floor(found, constitution().floor)
+    assert (found.to_dict()["kappa"]["low"], found.to_dict()["kappa"]["value"]) == (None, 1.0)
+    json.dumps(found.to_dict(), allow_nan=False)

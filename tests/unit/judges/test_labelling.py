@@ -6,10 +6,19 @@ import pytest
 from judge_server import constitution, judged_by_people
 
 from posttrain.data import load_card, read_records, write_jsonl
-from posttrain.errors import CheckFailed, ConfigError
+from posttrain.errors import CheckFailed, ConfigError, DataError
 from posttrain.feedback import load_rubric, to_pairs
 from posttrain.generation import EndpointGenerator
-from posttrain.judges import PairwiseJudge, label_checked, load_constitution, record, record_labels, remembered
+from posttrain.judges import (
+    Floor,
+    PairwiseJudge,
+    calibration_lines,
+    label_checked,
+    load_constitution,
+    record,
+    record_labels,
+    remembered,
+)
 from posttrain.lineage import LineageStore
 from posttrain.records import Comparison
 
@@ -39,6 +48,48 @@ def test_below_the_floor_no_label_is_written_but_the_figures_are(make_judge, ser
     assert not (tmp_path / "l.jsonl").exists()
     assert json.loads((tmp_path / "l.jsonl.calibration.json").read_text())["kappa"]["low"] < 0.4
     assert server.asked == 2 * 80  # the unlabelled file was never shown to it
+
+
+def test_another_rubric_than_peoples_is_refused_unless_asked_for_and_then_said(make_judge, server, tmp_path):
+    judge = make_judge()
+    people = [replace(c, judgements=(replace(c.judgements[0], rubric="people-1"),)) for c in judged_by_people(80)]
+    options = {"out": tmp_path / "l.jsonl", "created": ""}
+    with pytest.raises(DataError, match="people judged under rubric 'people-1', and the judge judges under 'assistant-1'"):
+        label_checked(judge, unlabelled(3), people, **options)
+    assert server.asked == 0
+    done = label_checked(judge, unlabelled(3), people, other_rubric=True, **options)
+    assert any("another rubric: 'people-1', the judge under 'assistant-1'" in line for line in calibration_lines(done))
+    assert not any(
+        "another rubric" in line for line in calibration_lines(label_checked(judge, unlabelled(3), judged_by_people(80), **options))
+    )
+
+
+def test_labels_are_never_mixed_with_those_of_another_rubric(make_judge, server, tmp_path):
+    (judged,) = judged_by_people(1)
+    other = replace(judged, judgements=(replace(judged.judgements[0], rubric="people-1"),))
+    with pytest.raises(DataError, match="judgements under rubric 'people-1', and the judge's labels are under 'assistant-1'"):
+        label_checked(make_judge(), [other], judged_by_people(80), out=tmp_path / "l.jsonl", created="")
+    assert server.asked == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_label_at_all_is_an_error_and_no_file(make_judge, tmp_path):
+    same = [replace(one, a=one.b) for one in unlabelled(4)]  # a judge without ties cannot say 'tie'
+    with pytest.raises(DataError, match="none of 4 comparisons a label"):
+        label_checked(make_judge(ties=False), same, judged_by_people(80), out=tmp_path / "l.jsonl", created="")
+    assert not (tmp_path / "l.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"floor": Floor(kappa=0.1)}, {"rubric": "assistant-2"}, {"on_inconsistent": "tie"}, {"max_new_tokens": 64}, {"reasons": True}],
+)
+def test_nothing_in_a_constitution_changes_under_its_version(tmp_path, change):
+    store = LineageStore(tmp_path / "lineage.db")
+    store.put("constitution", record(constitution()))
+    assert store.put("constitution", record(constitution())).startswith("constitution:")
+    with pytest.raises(CheckFailed, match="changed without a new version"):
+        store.put("constitution", record(constitution().model_copy(update=change)))
 
 
 def test_answers_on_disk_are_not_asked_again(server, tmp_path):
