@@ -3,8 +3,9 @@
 The numbers below are rules of thumb, kept here in one place: they say where to begin, and the gate says whether it worked.
 """
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ MANY_ROWS = 20_000  # rows from which training every weight is worth its cost
 LONGER = 0.7  # share of pairs whose chosen answer is the longer one
 LONG_ANSWER = 120  # words; style and terminology weigh more than instruction following
 REFUSALS = 0.3  # share of answers that refuse
+LOW_AGREEMENT = 0.4  # Krippendorff's alpha, little more than chance below it
 BALANCE = 4 / 3  # kto: weight of good over bad answers (Ethayarajh et al. 2024, equation 8: between 1 and this)
 FULL_BYTES, LORA_BYTES, NF4_BYTES = 16.0, 4.2, 0.8
 """Bytes a parameter: fp32 master, gradient and two moments; a frozen fp32 copy with its adapter; a frozen 4-bit one with its adapter."""
@@ -29,13 +31,15 @@ HEADROOM = 0.7  # of the memory for weights and optimiser; the rest is for activ
 
 @dataclass(frozen=True, slots=True)
 class Advice:
-    """``method``: the stage or a step before any; ``settings``: what to write in the recipe; ``facts``: the figures it rests on."""
+    """``method``: the stage or a step before any; ``settings``: what to write under it in the recipe; ``beside``: what to write beside
+    it, in its entry; ``facts``: the figures it rests on."""
 
     method: str
     settings: Mapping[str, Any]
     reasons: tuple[str, ...]
     would_change: tuple[str, ...]
     facts: Mapping[str, Any]
+    beside: Mapping[str, Any] = field(default_factory=dict)
 
     def dump(self) -> dict[str, Any]:
         """As plain JSON types."""
@@ -46,6 +50,7 @@ class Advice:
         lines = [f"advice: {self.method}"]
         lines += [f"  because  {reason}" for reason in self.reasons]
         lines += [f"  settings {name}: {_flow(value)}" for name, value in self.settings.items()]
+        lines += [f"  beside the stage {name}: {_flow(value)}" for name, value in self.beside.items()]
         lines += [f"  would change it: {change}" for change in self.would_change]
         return [*lines, "  facts    " + ", ".join(f"{name} {_number(value)}" for name, value in self.facts.items() if value is not None)]
 
@@ -56,6 +61,7 @@ class _Choice:
     settings: dict[str, Any]
     reasons: list[str]
     would_change: list[str]
+    beside: dict[str, Any] = field(default_factory=dict)
 
 
 def advise(data: str | Path, *, model: str | None = None, memory_gb: float | None = None, run: str | Path | None = None) -> Advice:
@@ -67,7 +73,7 @@ def advise(data: str | Path, *, model: str | None = None, memory_gb: float | Non
     facts = _facts(records)
     choice = _choose(records, facts, str(data))
     if run is not None:
-        _read_run(choice, run)
+        choice = _with_run(choice, facts, run)
     if choice.method not in ("prompt only", "label first"):
         parameters = _parameters(model) if model else None
         facts |= {"parameters": parameters, "memory_gb": memory_gb}
@@ -76,7 +82,7 @@ def advise(data: str | Path, *, model: str | None = None, memory_gb: float | Non
         choice.reasons.append(
             f"the rows name {facts['tenants']} tenants: one adapter each over one base, stacked at serving, tested each apart"
         )
-    return Advice(choice.method, choice.settings, tuple(choice.reasons), tuple(choice.would_change), facts)
+    return Advice(choice.method, choice.settings, tuple(choice.reasons), tuple(choice.would_change), facts, choice.beside)
 
 
 # ---- facts -----------------------------------------------------------------------------------------------------------------
@@ -126,6 +132,8 @@ def _label_facts(comparisons: Sequence[Comparison]) -> dict[str, Any]:
         "annotators": len(report.annotators),
         "judged_twice": report.judged_twice,
         "agreement": report.alpha.value if report.alpha else None,
+        "agreement_low": report.alpha.low if report.alpha else None,
+        "agreement_high": report.alpha.high if report.alpha else None,
         "uncalibrated": len(report.uncalibrated),
     }
 
@@ -188,6 +196,8 @@ def _demonstrations(facts: Mapping[str, Any], data: str) -> _Choice:
     change = [
         "two acceptable answers of which one is better: then preference pairs and dpo",
         "missing knowledge rather than behaviour: then retrieval",
+        "a larger model that does it well: then its answers as demonstrations (black-box distillation) first; its token probabilities "
+        "(white-box) only where they can be had and both share a tokenizer",
     ]
     if facts["refusals"] is not None and facts["refusals"] > REFUSALS:
         reasons.append(f"{facts['refusals']:.0%} of the answers refuse: add safe rows that look sensitive, or it will refuse too much")
@@ -195,37 +205,37 @@ def _demonstrations(facts: Mapping[str, Any], data: str) -> _Choice:
 
 
 def _pairs(facts: Mapping[str, Any], data: str) -> _Choice:
-    objective: dict[str, Any] = {"name": "dpo", "beta": 0.1}
-    reasons = [f"{facts['rows']} pairs over {facts['prompts']} prompts: learned offline, without a reward model or rollouts"]
-    change = [
-        "no sft stage yet and no memory for a reference: then orpo, which holds the chosen answers in one stage",
-        "offline gains have flattened and the product needs more: then a reward model and ppo (--run shows it)",
-    ]
-    longer = facts["chosen_longer"]
+    objective, why, change = _pair_objective(facts)
+    reasons = [f"{facts['rows']} pairs over {facts['prompts']} prompts: learned offline, without a reward model or rollouts", *why]
     if facts["soft_labels"] > 0:
         wrong = f"{facts['expected_wrong']:.0%} expected to be wrong"
-        reasons.append(f"{facts['soft_labels']:.0%} of the labels are soft ({wrong}): dpo reads them as they are")
-    elif facts["rows"] < FEW_PAIRS:
-        objective = {"name": "ipo", "beta": 0.1}
-        reasons.append(f"fewer than {FEW_PAIRS} pairs with hard labels are soon learned by heart: ipo stops at a margin where dpo goes on")
-        change.append(f"{FEW_PAIRS} pairs or more, or soft labels out of several reviewers: then dpo")
-    else:
-        change.append("a known rate of flipped labels, from gold tasks: then robust_dpo with that rate as label_smoothing")
-    if longer is not None and longer > LONGER:
-        objective = {"name": "simpo"}
-        reasons.append(
-            f"the chosen answer is the longer one in {longer:.0%} of the pairs: simpo goes by likelihood per token, so length pays nothing"
-        )
-        change.append("pairs balanced in length: then dpo")
+        reasons.append(f"{facts['soft_labels']:.0%} of the labels are soft ({wrong}): {objective['name']} reads them as they are")
+    change.append("offline gains have flattened and the product needs more: then a reward model and ppo (--run shows it)")
     if facts["not_to_imitate"] > 0:
-        reasons.append(
-            f"{facts['not_to_imitate']:.0%} of the chosen answers must not be imitated: orpo leaves them out, the others only rank them"
-        )
+        reasons.append(f"{facts['not_to_imitate']:.0%} of the chosen answers must not be imitated: {objective['name']} only ranks them")
+    else:
+        change.append("no sft stage yet: then orpo, which holds the chosen answers in one stage and needs no reference")
     if facts["rows"] >= MANY_PAIRS:
         change.append(
             f"{facts['rows']} pairs are enough for a reward model with a held-out second: worth it when new answers must be ranked"
         )
     return _Choice("preference", {"data": data, "objective": objective}, reasons, change)
+
+
+def _pair_objective(facts: Mapping[str, Any]) -> tuple[dict[str, Any], list[str], list[str]]:
+    """The objective, why it, and what would make it another. Length comes first: it spoils whatever is learned from such pairs."""
+    few = facts["soft_labels"] == 0 and facts["rows"] < FEW_PAIRS
+    longer = facts["chosen_longer"]
+    if longer is not None and longer > LONGER:
+        why = (
+            f"the chosen answer is the longer one in {longer:.0%} of the pairs: simpo goes by likelihood per token, so length pays nothing"
+        )
+        return {"name": "simpo"}, [why], [f"pairs balanced in length: then {'ipo' if few else 'dpo'}"]
+    if few:
+        why = f"fewer than {FEW_PAIRS} pairs with hard labels are soon learned by heart: ipo stops at a margin where dpo goes on"
+        return {"name": "ipo", "beta": 0.1}, [why], [f"{FEW_PAIRS} pairs or more, or soft labels out of several reviewers: then dpo"]
+    flipped = "a known rate of flipped labels, from gold tasks: then robust_dpo with that rate as label_smoothing"
+    return {"name": "dpo", "beta": 0.1}, [], [] if facts["soft_labels"] else [flipped]
 
 
 def _labels(facts: Mapping[str, Any], data: str) -> _Choice:
@@ -242,7 +252,8 @@ def _labels(facts: Mapping[str, Any], data: str) -> _Choice:
     ratio = good / (1 - good)
     if not 1 <= ratio <= BALANCE:
         weight = "undesirable_weight" if ratio > 1 else "desirable_weight"
-        objective[weight] = round(ratio / BALANCE if ratio > 1 else 1 / ratio, 2)
+        least = ratio / BALANCE if ratio > 1 else 1 / ratio
+        objective[weight] = math.ceil(round(100 * least, 6)) / 100  # rounded down it would fall short of the range
         reasons.append(f"good over bad is {ratio:.2f}: {weight} {objective[weight]} brings it to between 1 and 4/3")
     change = ["two answers to the same prompt with a preference: then pairs and dpo"]
     if facts["prompts_with_both"] > 0.5:
@@ -252,39 +263,57 @@ def _labels(facts: Mapping[str, Any], data: str) -> _Choice:
 
 
 def _comparisons(facts: Mapping[str, Any], data: str) -> _Choice:
-    agreement = facts["agreement"]
-    if agreement is not None and agreement < 0.4:
+    agreement, low, high = (facts[name] for name in ("agreement", "agreement_low", "agreement_high"))
+    if agreement is not None and high < LOW_AGREEMENT:
         return _Choice(
             "label first",
             {},
-            [f"the reviewers hardly agree (Krippendorff's alpha {agreement:.2f}): a model would learn their noise"],
+            [f"the reviewers hardly agree (Krippendorff's alpha {agreement:.2f} [{low:.2f}, {high:.2f}]): a model would learn their noise"],
             ["a sharper rubric and new labels; see posttrain preferences report"],
         )
     method = "dawid_skene" if facts["judged_twice"] else "mean"
     reasons = [f"{facts['annotators']} reviewers on {facts['rows']} comparisons: disagreement becomes soft labels ({method})"]
+    change = ["one reviewer a pair: then hard labels, and ipo when they are few"]
+    if agreement is not None and low < LOW_AGREEMENT:
+        change.append(
+            f"agreement below {LOW_AGREEMENT:g} (alpha {agreement:.2f} [{low:.2f}, {high:.2f}] leaves that open): then label first"
+        )
     if facts["uncalibrated"]:
         reasons.append(f"{facts['uncalibrated']} of them judge otherwise than the rest; dawid_skene weighs them down")
-    settings = {"labels": {"method": method}, "data": data, "objective": {"name": "dpo", "beta": 0.1}}
-    return _Choice("preference", settings, reasons, ["one reviewer a pair: then hard labels, and ipo when they are few"])
+    settings = {"data": data, "objective": {"name": "dpo", "beta": 0.1}}
+    return _Choice("preference", settings, reasons, change, {"labels": {"method": method}})
 
 
-def _read_run(choice: _Choice, run: str | Path) -> None:
-    """Has offline training flattened? The last verdict of the run tells."""
+# ---- after an earlier run --------------------------------------------------------------------------------------------------
+
+
+def _with_run(choice: _Choice, facts: Mapping[str, Any], run: str | Path) -> _Choice:
+    """The choice with what the run shows: where preference training has flattened, the next method."""
     from posttrain.release.levers import diagnose
+
+    shown = [f"the run shows: {finding.failure} ({finding.seen}); first lever: {finding.lever}" for finding in diagnose(run).findings[:3]]
+    if choice.method != "preference" or not _has_flattened(run):
+        choice.reasons.extend(shown)
+        return choice
+    reason = "offline training gained nothing more and broke nothing: it has flattened"
+    if facts["kind"] == "UnpairedLabel":
+        why = f"{reason}; a reward model and ppo are due, and a reward model learns from pairs"
+        return _Choice("label first", {}, [why, *shown], ["pairs of answers to one prompt, of which one is better: then a reward model"])
+    why = [f"{reason}, and ppo against a reward model can go on with answers that are in no pair"]
+    change = ["a held-out reward model that does not follow (posttrain diagnose): then better pairs, not more ppo"]
+    return _Choice("reward_model, then ppo", {"data": choice.settings["data"]}, why + shown, change, choice.beside)
+
+
+def _has_flattened(run: str | Path) -> bool:
+    """Does the run's last reading say that no target gained, and of no guardrail that it is broken?"""
     from posttrain.release.levers.evidence import Evidence
 
-    found = diagnose(run)
-    for finding in found.findings[:3]:
-        choice.reasons.append(f"the run shows: {finding.failure} ({finding.seen}); first lever: {finding.lever}")
-    readings = [
-        source.data["two_metric"]["overall"] for source in Evidence.load(run).files.get("verdict.json", ()) if source.data.get("two_metric")
-    ]
-    if choice.method == "preference" and readings and not found.findings:
-        targets = [figure for figure in readings[-1]["figures"] if figure["role"] == "target"]
-        if all(figure["state"] == "no gain" for figure in targets):
-            choice.reasons.append(
-                "offline training gained nothing more and broke nothing: it has flattened, a reward model and ppo are due"
-            )
+    verdicts = Evidence.load(run).files.get("verdict.json", ())
+    readings = [source.data["two_metric"]["overall"] for source in verdicts if source.data.get("two_metric")]
+    if not readings:
+        return False
+    targets, guardrails = ([one["state"] for one in readings[-1]["figures"] if one["role"] == role] for role in ("target", "guardrail"))
+    return all(state == "no gain" for state in targets) and "broken" not in guardrails
 
 
 # ---- how much of the model trains ------------------------------------------------------------------------------------------

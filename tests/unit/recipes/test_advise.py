@@ -37,9 +37,8 @@ def comparison(number, choices):
 
 
 def accepted(advice):
-    """The settings as their stage parses them; a recipe's own ``labels`` and a training section aside."""
-    settings = {name: value for name, value in advice.settings.items() if name != "labels"} | {"training": {"epochs": 1}}
-    return STAGES.get(advice.method).parse(settings, where="advice")
+    """The settings as their stage parses them, beside a training section."""
+    return STAGES.get(advice.method).parse({**advice.settings, "training": {"epochs": 1}}, where="advice")
 
 
 @pytest.mark.parametrize(
@@ -85,10 +84,38 @@ def test_thumbs_on_the_same_prompt_could_be_pairs_and_thumbs_of_one_kind_teach_n
 def test_judgements_become_soft_labels_unless_nobody_agrees(tmp_path):
     agreed = [comparison(i, "aab" if i % 5 == 0 else ("aaa" if i % 2 else "bbb")) for i in range(80)]
     advice = advise(write(tmp_path, agreed))
-    assert (advice.method, advice.settings["labels"]) == ("preference", {"method": "dawid_skene"})
+    assert (advice.method, advice.beside) == ("preference", {"labels": {"method": "dawid_skene"}})
+    assert "  beside the stage labels: {method: dawid_skene}" in advice.lines()
     accepted(advice)
     scattered = [comparison(i, ("abb", "bab", "aba", "bba")[i % 4]) for i in range(80)]
     assert advise(write(tmp_path, scattered)).method == "label first"
+
+
+def test_reviewers_are_only_said_to_disagree_when_the_interval_says_so(tmp_path):
+    # Two reviewers contradict each other in 17 of 50 where chance would have them do so in about half: alpha is near 1 - .34 / .5.
+    advice = advise(write(tmp_path, [comparison(i, "ab" if i % 3 == 0 else "aabb"[2 * (i % 2) :][:2]) for i in range(50)]))
+    assert advice.facts["agreement"] == pytest.approx(0.32, abs=0.03)
+    assert advice.facts["agreement_high"] > 0.4
+    assert advice.method == "preference"
+    assert any("leaves that open" in change for change in advice.would_change)
+
+
+@pytest.mark.parametrize(("good", "bad"), [(59, 61), (37, 63), (97, 70), (250, 90), (53, 97), (101, 71)])
+def test_weighted_thumbs_lie_within_the_range_of_the_paper_to_the_last_digit(tmp_path, good, bad):
+    objective = advise(write(tmp_path, labels(good, bad))).settings["objective"]
+    ratio = good * objective.get("desirable_weight", 1.0) / (bad * objective.get("undesirable_weight", 1.0))
+    assert 1 <= ratio <= 4 / 3
+
+
+def test_reasons_speak_of_the_objective_that_is_recommended(tmp_path):
+    rows = pairs(100, chosen="a very long and winding answer", probability=0.9)
+    advice = advise(write(tmp_path, rows))
+    assert advice.settings["objective"] == {"name": "simpo"}
+    assert any("simpo reads them as they are" in reason for reason in advice.reasons)
+    assert not any(other in reason for reason in advice.reasons for other in ("dpo", "ipo", "orpo"))
+    few = advise(write(tmp_path, pairs(100, chosen="a very long and winding answer")))
+    assert not any("ipo" in reason for reason in few.reasons)
+    assert "pairs balanced in length: then ipo" in few.would_change
 
 
 def test_memory_decides_between_an_adapter_and_a_4_bit_base(tmp_path):
@@ -113,17 +140,48 @@ def test_long_answers_train_the_mlp_too_and_refusals_are_named(tmp_path):
     assert any("refuse" in reason for reason in refusing.reasons)
 
 
-def test_a_run_that_has_flattened_makes_ppo_due(tmp_path):
-    figure = {"role": "target", "metric": "reward", "state": "no gain", "value": 0.0}
-    overall = {"verdict": "not enough evidence", "reason": "", "figures": [figure]}
-    verdict = {"verdict": "inconclusive", "checks": [], "comparisons": [], "two_metric": {"overall": overall, "rows": []}}
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "verdict.json").write_text(json.dumps(verdict))
-    advice = advise(write(tmp_path, pairs(600)), run=tmp_path / "run")
-    assert any("flattened" in reason for reason in advice.reasons)
-    verdict["two_metric"]["overall"]["figures"][0]["state"] = "gained"
-    (tmp_path / "run" / "verdict.json").write_text(json.dumps(verdict))
-    assert not any("flattened" in reason for reason in advise(write(tmp_path, pairs(600)), run=tmp_path / "run").reasons)
+def run_of(folder, target, guardrail, *, checks=()):
+    """A run whose gate read one target and one guardrail so."""
+    figures = [
+        {"role": role, "metric": role, "state": state, "value": 0.0} for role, state in (("target", target), ("guardrail", guardrail))
+    ]
+    overall = {"verdict": "not enough evidence", "reason": "", "figures": figures}
+    verdict = {"verdict": "inconclusive", "checks": list(checks), "comparisons": [], "two_metric": {"overall": overall, "rows": []}}
+    folder.mkdir()
+    (folder / "verdict.json").write_text(json.dumps(verdict))
+    return folder
+
+
+OPEN = {"name": "threshold: good", "kind": "threshold", "metric": "good", "outcome": "inconclusive", "reason": "few", "num_samples": 9}
+
+
+@pytest.mark.parametrize(
+    ("target", "guardrail", "method"),
+    [
+        ("no gain", "held", "reward_model, then ppo"),
+        ("no gain", "unknown", "reward_model, then ppo"),
+        ("no gain", "broken", "preference"),
+        ("gained", "held", "preference"),
+    ],
+)
+def test_a_run_that_has_flattened_makes_ppo_due_unless_a_guardrail_broke(tmp_path, target, guardrail, method):
+    run = run_of(tmp_path / "run", target, guardrail, checks=[OPEN])  # a finding of another kind changes nothing
+    advice = advise(write(tmp_path, pairs(600)), run=run)
+    assert advice.method == method
+    assert any("flattened" in reason for reason in advice.reasons) == (method != "preference")
+    if method != "preference":
+        assert not any("dpo" in text for text in (*advice.reasons, *advice.would_change))
+        STAGES.get("reward_model").parse({**advice.settings, "training": {"epochs": 1}}, where="advice")
+
+
+def test_thumbs_that_have_flattened_call_for_pairs_as_a_reward_model_learns_from_them(tmp_path):
+    advice = advise(write(tmp_path, labels(60, 50)), run=run_of(tmp_path / "run", "no gain", "held"))
+    assert (advice.method, advice.settings) == ("label first", {})
+
+
+def test_demonstrations_say_when_distillation_is_due_and_of_which_kind(tmp_path):
+    (change,) = [one for one in advise(write(tmp_path, demonstrations(100))).would_change if "distillation" in one]
+    assert change.index("black-box") < change.index("white-box") < change.index("share a tokenizer")
 
 
 def test_the_command_prints_reasons_and_refuses_a_model_that_is_not_there(tmp_path):
