@@ -189,7 +189,7 @@ def distances(passes: Passes, config: PpoConfig) -> dict[str, float]:
 
 def _why_stop(history: list[Entry], run: PpoRun) -> str:
     now, config = history[-1], run.config
-    if config.kl_budget is not None and now["kl"] > config.kl_budget:
+    if config.is_over_budget(now["kl"]):
         return f"KL budget: {now['kl']:.2f} nats per answer, {config.kl_budget:g} allowed"
     if run.judges.held_out is not None:
         reason = parted(history, config.divergence, run.plan.num_steps)

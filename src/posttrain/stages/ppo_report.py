@@ -1,7 +1,6 @@
 """What a PPO run gained: reference and result answer the same prompts from the same seeds, and the difference carries its interval."""
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,16 +45,16 @@ def measure_result(
     best one measured before; when this one is over it too, it is moved back towards the start weights until it is within (linear
     interpolation, as in Rame et al. 2024, arXiv:2406.16768). ``run``'s policy is the result afterwards.
     """
-    budget, stopped, note = run.config.kl_budget or math.inf, str(history[-1]["stopped"]), ""
+    config, stopped, note = run.config, str(history[-1]["stopped"]), ""
     after = evaluate(run, prompts, reference=False)
     last_kl = float(history[-1]["kl"] if stopped else after.measured["kl"])
-    if after.measured["kl"] > budget and not stopped:
-        stopped = f"KL budget: the last policy measures {last_kl:.2f} nats per answer, {budget:g} allowed"
+    if config.is_over_budget(after.measured["kl"]) and not stopped:
+        stopped = f"KL budget: the last policy measures {last_kl:.2f} nats per answer, {config.kl_budget:g} allowed"
         restore_best(run.models, best)
         after = evaluate(run, prompts, reference=False)
     best_kl = after.measured["kl"]
     for share, left in STEPS_BACK:
-        if after.measured["kl"] <= budget:
+        if not config.is_over_budget(after.measured["kl"]):
             break
         move_to_start(run, share)
         after = evaluate(run, prompts, reference=False)

@@ -132,6 +132,10 @@ class PpoConfig(ModelOptions):
             )
         return self
 
+    def is_over_budget(self, kl: float) -> bool:
+        """Whether ``kl``, nats per answer, is more than ``kl_budget`` allows."""
+        return self.kl_budget is not None and kl > self.kl_budget
+
     @property
     def value_rate_ratio(self) -> float:
         """The value's learning rate over the policy's."""
