@@ -9,7 +9,6 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from posttrain.config import Registry
 from posttrain.records import Demonstration, Message, PreferencePair
@@ -28,7 +27,11 @@ REFUSALS = (
     "I apologize, but I cannot assist with this, as it could be harmful.",
     "I'm not able to answer that. Please ask me something else.",
 )
-NUMBER = re.compile(r"(?<![\w.])\d[\d,]*(?:\.\d+)?(?![\w])")
+NUMBER = re.compile(r"(?<![\w.,])(?<!\d[-:/])(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?!\w|[.,:/-]\d)")
+"""A number by itself: no part of a word, date, time, range or version; commas only where they part thousands."""
+LIST_MARKER = re.compile(r"^[ \t>]*\d+[.)](?=[ \t]+\S)", re.MULTILINE)
+JSON_TOKEN = re.compile(r'("(?:[^"\\]|\\.)*"\s*:)|"(?:[^"\\]|\\.)*"|-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?|true|false')
+"""The keys (group 1) and values of valid JSON."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +78,8 @@ def counterexamples(rows: Iterable[Demonstration], wanted: Iterable[str], *, see
 @kinds.register("nice_but_false")
 def nice_but_false(answer: str, rng: random.Random) -> str | None:
     """Flattery in front, and one number of the answer changed by 10 to 60 %; everything else stays. None without a number."""
-    found = list(NUMBER.finditer(answer))
+    markers = {one.end() - 1 for one in LIST_MARKER.finditer(answer)}
+    found = [one for one in NUMBER.finditer(answer) if one.end() not in markers]
     if not found:
         return None
     one = rng.choice(found)
@@ -84,22 +88,20 @@ def nice_but_false(answer: str, rng: random.Random) -> str | None:
 
 @kinds.register("legal_but_wrong")
 def legal_but_wrong(answer: str, rng: random.Random) -> str | None:
-    """One value of a JSON answer changed: keys, types and layout stay, so a schema check passes. None where the answer is no JSON."""
+    """One value of a JSON answer changed in its place: every other character stays. None where the answer is no JSON object or list."""
     try:
         value = json.loads(answer)
     except ValueError:
         return None
     if not isinstance(value, dict | list):
         return None
-    places = [place for place in _leaves(value, ()) if _other_value(place[1], value, rng) is not None]
+    leaves = [one for one in JSON_TOKEN.finditer(answer) if one.group(1) is None]
+    texts = sorted({one.group() for one in leaves if one.group().startswith('"')})
+    places = [(one, other) for one in leaves if (other := _other_value(one.group(), texts, rng)) is not None]
     if not places:
         return None
-    path, old = rng.choice(places)
-    holder = changed = json.loads(answer)
-    for key in path[:-1]:
-        holder = holder[key]
-    holder[path[-1]] = _other_value(old, value, rng)
-    return json.dumps(changed, ensure_ascii=False, indent=2 if "\n" in answer else None)
+    one, other = rng.choice(places)
+    return answer[: one.start()] + other + answer[one.end() :]
 
 
 @kinds.register("safe_but_refused")
@@ -118,26 +120,14 @@ def _other_number(text: str, rng: random.Random) -> str:
     return f"{moved:,.{decimals}f}" if "," in text else f"{moved:.{decimals}f}"
 
 
-def _leaves(value: Any, path: tuple[Any, ...]) -> list[tuple[tuple[Any, ...], Any]]:
-    """(path, value) of everything that is neither list nor object."""
-    if isinstance(value, dict):
-        return [leaf for key, one in value.items() for leaf in _leaves(one, (*path, key))]
-    if isinstance(value, list):
-        return [leaf for position, one in enumerate(value) for leaf in _leaves(one, (*path, position))]
-    return [(path, value)]
-
-
-def _other_value(old: Any, whole: Any, rng: random.Random) -> Any:
-    """Another value of the same type: a number moved, a truth turned, a text from elsewhere in the answer; None where there is none."""
-    if isinstance(old, bool):
-        return not old
-    if isinstance(old, int):
-        return int(_other_number(str(abs(old)), rng)) * (-1 if old < 0 else 1)
-    if isinstance(old, float):
-        return float(_other_number(f"{abs(old):.2f}", rng)) * (-1 if old < 0 else 1)
-    if isinstance(old, str):
-        if NUMBER.fullmatch(old):
-            return _other_number(old, rng)
-        others = sorted({one for _, one in _leaves(whole, ()) if isinstance(one, str) and one != old})
-        return rng.choice(others) if others else None
-    return None
+def _other_value(old: str, texts: list[str], rng: random.Random) -> str | None:
+    """Another JSON value of the same type: a number moved, a truth turned, a text from elsewhere; None where there is none."""
+    if old in ("true", "false"):
+        return "false" if old == "true" else "true"
+    if not old.startswith('"'):
+        sign, digits = ("-", old[1:]) if old.startswith("-") else ("", old)
+        return None if "e" in digits.lower() else sign + _other_number(digits, rng)
+    if NUMBER.fullmatch(old[1:-1]):
+        return f'"{_other_number(old[1:-1], rng)}"'
+    others = [one for one in texts if one != old]
+    return rng.choice(others) if others else None

@@ -1,12 +1,13 @@
 """What in the labels is not about quality: the place an answer was shown in, and its length."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from posttrain.data.comparisons import latest_judgements
 from posttrain.errors import ConfigError
 from posttrain.feedback.labels import judgements_of, prompt_group
 from posttrain.metrics.bradley_terry import BradleyTerry, bradley_terry
@@ -22,7 +23,9 @@ class Effects:
     ``longer_chosen``: the answer with more characters won. ``by_position_alone``, ``by_length_alone``: how many of the labels a rule gets
     right that sees the place (as listed, where no judgement records it), or the length, and nothing else; .5 is chance. ``models``:
     Bradley-Terry scores of the systems named in ``model_a`` and ``model_b``, with the effect of the first place and of twice the length
-    beside them (logits).
+    beside them (logits); ``no_models`` says why there are none.
+
+    Of an annotator who judged a comparison again, the latest judgement counts.
     """
 
     first_chosen: Interval | None
@@ -31,17 +34,19 @@ class Effects:
     by_position_alone: Interval | None
     by_length_alone: Interval | None
     models: BradleyTerry | None
+    no_models: str = ""
 
 
 def label_effects(comparisons: Sequence[Comparison], *, seed: int = 0) -> Effects:
     """Position and length effects of all judgements."""
+    comparisons = [replace(one, judgements=latest_judgements(one)) for one in comparisons]
     decided = [(comparison, one) for comparison, one in judgements_of(comparisons) if one.choice != "tie"]
     shown = [(comparison, one) for comparison, one in decided if one.first_shown]
     unequal = [(comparison, one) for comparison, one in decided if answer_length(comparison, "a") != answer_length(comparison, "b")]
     first = _share([one.choice == one.first_shown for _, one in shown], [comparison for comparison, _ in shown])
     listed = _share([one.choice == "a" for _, one in decided], [comparison for comparison, _ in decided])
     longer = _share([one.choice == longer_side(comparison) for comparison, one in unequal], [comparison for comparison, _ in unequal])
-    return Effects(first, listed, longer, _best_rule(first or listed), _best_rule(longer), _models(comparisons, seed))
+    return Effects(first, listed, longer, _best_rule(first or listed), _best_rule(longer), *_models(comparisons, seed))
 
 
 def answer_length(comparison: Comparison, side: str) -> int:
@@ -68,19 +73,20 @@ def _best_rule(share: Interval | None) -> Interval | None:
     return Interval(1 - share.value, 1 - share.high, 1 - share.low, share.n, share.confidence, share.method)
 
 
-def _models(comparisons: Sequence[Comparison], seed: int) -> BradleyTerry | None:
+def _models(comparisons: Sequence[Comparison], seed: int) -> tuple[BradleyTerry | None, str]:
+    """The fit, or None and why there is none."""
     rows = [
         (comparison, one)
         for comparison, one in judgements_of(comparisons)
         if comparison.metadata.get("model_a") and comparison.metadata.get("model_b")
     ]
     if not rows:
-        return None
+        return None, "no judged comparison names its systems in model_a and model_b"
     place: NDArray[np.float64] = np.array([{"a": 1.0, "b": -1.0, None: 0.0}[one.first_shown] for _, one in rows])
     length = np.array([_log_ratio(comparison) for comparison, _ in rows])
     covariates: Mapping[str, Any] = {"shown first": place / 2, "twice as long": length}
     try:
-        return bradley_terry(
+        fit = bradley_terry(
             [str(comparison.metadata["model_a"]) for comparison, _ in rows],
             [str(comparison.metadata["model_b"]) for comparison, _ in rows],
             [{"a": 1.0, "b": 0.0, "tie": 0.5}[one.choice] for _, one in rows],
@@ -89,8 +95,9 @@ def _models(comparisons: Sequence[Comparison], seed: int) -> BradleyTerry | None
             num_draws=400,
             seed=seed,
         )
-    except ConfigError:  # systems in islands never compared: there is no common scale
-        return None
+    except ConfigError as error:  # systems in islands never compared have no common scale
+        return None, error.message
+    return fit, ""
 
 
 def _log_ratio(comparison: Comparison) -> float:

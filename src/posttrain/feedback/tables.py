@@ -34,8 +34,7 @@ def label_tables(report: LabelReport, queue: Sequence[Doubt] = (), *, most: int 
         tables.append(_confusions(confusions))
     if report.dimensions:
         tables.append(_dimensions(report))
-    if report.effects.models:
-        tables.append(_models(report))
+    tables.append(_models(report))
     if queue:
         doubts = tuple((doubt.comparison.id, f"{doubt.entropy:.2f}", _votes(doubt)) for doubt in queue[:most])
         note = f"{len(queue)} comparisons have annotators who differ or an uncertain label; most uncertain first"
@@ -157,7 +156,8 @@ def _dimensions(report: LabelReport) -> Table:
 
 def _models(report: LabelReport) -> Table:
     models = report.effects.models
-    assert models is not None
+    if models is None:
+        return Table("Systems compared", ("",), ((f"no scores: {report.effects.no_models}",),))
     scores = sorted(models.scores.items(), key=lambda item: -item[1].value)
     rows = [(name, _figure(score)) for name, score in [*scores, *models.covariates.items()]]
     return Table("Systems compared", ("", "logits"), tuple(rows), "Bradley-Terry; place and length taken out")

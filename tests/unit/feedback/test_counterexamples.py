@@ -25,6 +25,33 @@ def test_nice_but_false_flatters_and_changes_exactly_one_number(seed):
     assert nice_but_false("No figure was given.", random.Random(seed)) is None
 
 
+@pytest.mark.parametrize("seed", range(10))
+def test_a_number_keeps_its_look_and_what_is_no_number_stays(seed):
+    year = nice_but_false("Sales fell in 2019, then rose.", random.Random(seed))
+    assert re.search(r"in \d{3,4}, then rose\.$", year)  # the comma is the sentence's, and a year has none of its own
+    thousands = nice_but_false("It cost 5,200,100 dollars.", random.Random(seed))
+    assert re.search(r"cost \d{1,3}(,\d{3}){2} dollars\.$", thousands)
+    listed = nice_but_false("1. Pay the invoice.\n2) Book 40 euros.\n10. Close.", random.Random(seed))
+    assert re.search(r"1\. Pay the invoice\.\n2\) Book (?!40)\d+ euros\.\n10\. Close\.$", listed)
+    for no_number in ("On 2026-03-01 at 10:30.", "Version 3.5.1, pages 5-10.", "Use bank_7 or q3b.", "1. First.\n2. Second."):
+        assert nice_but_false(no_number, random.Random(seed)) is None
+
+
+@pytest.mark.parametrize("layout", [{"separators": (",", ":")}, {"indent": 4}, {"indent": 1}, {"ensure_ascii": True}, {}])
+@pytest.mark.parametrize("seed", range(5))
+def test_legal_but_wrong_leaves_every_other_character_in_its_place(layout, seed):
+    value = {"name": 'Zoë "x" \\', "rate": 0.00125, "n": -1200, "code": "007", "ok": True, "9": [1e-7, None, "a: 1"]}
+    answer = json.dumps(value, **layout)
+    wrong = legal_but_wrong(answer, random.Random(seed))
+    assert json.loads(wrong) != value
+    start = next(at for at, (a, b) in enumerate(zip(answer, wrong, strict=False)) if a != b)
+    end = next(at for at, (a, b) in enumerate(zip(answer[::-1], wrong[::-1], strict=False)) if a != b)
+    kept = json.loads(wrong)
+    changed = [key for key in value if kept[key] != value[key]]
+    assert len(changed) == 1
+    assert start + end >= len(answer) - len(json.dumps(value[changed[0]], **layout))  # all but the one value is equal
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_legal_but_wrong_keeps_keys_and_types_and_changes_one_value(seed):
     answer = {"account": "bank_A", "to": "vendor_7", "amount": 1200, "approved": False, "lines": [{"rate": 0.25, "memo": None}]}

@@ -25,6 +25,16 @@ def test_every_table_is_printed_and_in_the_page(tmp_path):
     assert all(line == line.rstrip() for line in report_lines(tables))
 
 
+def test_where_systems_have_no_scores_the_report_says_why():
+    comparisons = load_comparisons(DATA / "pandalm.json")
+    pair = ({"model_a": "v", "model_b": "w"}, {"model_a": "x", "model_b": "y"})
+    islands = [replace(c, metadata=pair[n % 2]) for n, c in enumerate(comparisons)]
+    nameless = [replace(c, metadata={}) for c in comparisons]
+    for given, said in ((islands, "2 islands never compared with each other: v, w | x, y"), (nameless, "model_a and model_b")):
+        table = next(one for one in label_tables(label_quality(given)) if one.title == "Systems compared")
+        assert said in table.rows[0][0]
+
+
 def test_names_from_a_file_cannot_become_markup(tmp_path):
     comparisons = load_comparisons(DATA / "pandalm.json")
     evil = [replace(c, judgements=tuple(replace(j, annotator=f"<script>{j.annotator}") for j in c.judgements)) for c in comparisons]
