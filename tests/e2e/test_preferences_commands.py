@@ -46,7 +46,7 @@ def test_report_prints_tables_one_json_object_and_an_offline_page(tmp_path):
     for said in ("Krippendorff's alpha", "decided by length alone", "annotator3", "To adjudicate first"):
         assert said in text.stdout
         assert said.replace("'", "&#39;") in page.read_text()
-    assert "http" not in page.read_text()
+    assert "://" not in page.read_text()
     found = json.loads(posttrain("report", DATA / "pandalm.json", "--json").stdout)
     assert (found["comparisons"], found["judgements"], found["rubric"]) == (60, 180, "pandalm-2023")
 
@@ -73,10 +73,18 @@ def test_mixed_rubrics_stop_with_usage_error_and_one_can_be_kept(tmp_path):
     assert "Traceback" not in stopped.stderr
     assert not (tmp_path / "pairs.jsonl").exists()
     assert posttrain("pairs", tmp_path / "mixed.jsonl", "-o", tmp_path / "pairs.jsonl", "--rubric", "pandalm-2023").returncode == 0
+    mistyped = inside("pairs", tmp_path / "mixed.jsonl", "-o", tmp_path / "other.jsonl", "--rubric", "pandalm-2032")
+    assert isinstance(mistyped.exception, DataError)
+    assert "known: pandalm-2023, pandalm-2024" in str(mistyped.exception)
 
 
 def test_adjudication_goes_out_as_tasks_and_comes_back_as_decisions(tmp_path):
-    source, tasks, settled = DATA / "pandalm.json", tmp_path / "tasks.jsonl", tmp_path / "settled.jsonl"
+    source, tasks, settled = (
+        shutil.copy(DATA / "pandalm.json", tmp_path / "judged.json"),
+        tmp_path / "tasks.jsonl",
+        tmp_path / "settled.jsonl",
+    )
+    (tmp_path / "judged.json.card.yaml").write_text(CARD)
     out = json.loads(posttrain("adjudicate", source, "-o", tasks, "--limit", 3, "--json").stdout)
     assert out["tasks"] == 3
     rows = [json.loads(line) for line in tasks.read_text().splitlines()]
@@ -85,6 +93,7 @@ def test_adjudication_goes_out_as_tasks_and_comes_back_as_decisions(tmp_path):
     tasks.write_text("".join(json.dumps(row) + "\n" for row in rows))
     back = json.loads(posttrain("adjudicate", source, "--decisions", tasks, "-o", settled, "--json").stdout)
     assert (back["comparisons"], back["decided"], back["open"]) == (60, 2, 1)
+    assert (tmp_path / "settled.jsonl.card.yaml").read_text() == CARD
     decided = [one for one in read_records(settled, Comparison) if one.gold]
     expected = {row["metadata"]["task"]: "b" if row["metadata"]["swapped"] else "a" for row in rows[:2]}
     assert {one.id: one.gold for one in decided} == expected
@@ -94,12 +103,16 @@ def test_collect_samples_a_model_and_writes_blind_tasks(tmp_path):
     prompts = ["what fell in March?", "why did cash fall?", "name the account"]
     model = write_tiny_model(tmp_path / "model", [*prompts, "cash fell in March"], seed=3, vocab_size=300, hidden=32, max_length=128)
     (tmp_path / "p.jsonl").write_text("".join(json.dumps({"prompt": one}) + "\n" for one in prompts))
+    (tmp_path / "p.jsonl.card.yaml").write_text(CARD)
     options = ["-p", tmp_path / "p.jsonl", "-m", model, "-o", tmp_path / "open.jsonl", "--max-new-tokens", 6, "-n", 3, "--json"]
+    options += ["--rubric-file", ROOT / "rubrics" / "assistant.yaml"]
     found = json.loads(inside("collect", *options).stdout)
     assert (found["comparisons"], found["prompts"], found["candidates"]) == (3, 3, 9)
     tasks = list(read_records(tmp_path / "open.jsonl.tasks.jsonl", Comparison))
     assert len(tasks) == 3
     assert all(not task.judgements for task in tasks)
+    assert {task.metadata["rubric"] for task in tasks} == {"assistant-1"}
+    assert (tmp_path / "open.jsonl.card.yaml").read_text() == CARD
     written = (tmp_path / "open.jsonl").read_bytes()
     assert json.loads(inside("collect", *options).stdout) == found  # answered before: the same comparisons again
     assert (tmp_path / "open.jsonl").read_bytes() == written

@@ -50,9 +50,8 @@ def collect(
     tasks, rubric = f"{out}.tasks.jsonl", load_rubric(rubric_file) if rubric_file else None
     check_outputs([f"{out}.answers"], [prompts])
     check_outputs([out, tasks], [prompts], new_tasks=True)
-    requests = candidate_requests(
-        read_prompts(prompts, SamplingSettings(max_new_tokens=max_new_tokens, temperature=temperature)), candidates, seed=seed
-    )
+    sampling = SamplingSettings(max_new_tokens=max_new_tokens, temperature=temperature)
+    requests = candidate_requests(read_prompts(prompts, sampling), candidates, seed=seed)
     generator = open_generator(model, adapter, endpoint, batch_size)
     with AnswerProgress() as progress:
         answers = answer_prompts(generator, requests, f"{out}.answers", on_answer=progress.update)
