@@ -1,6 +1,7 @@
 """How far stated probabilities can be believed: calibration error, reliability bins, and the temperature that corrects them."""
 
 import math
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from posttrain.errors import ConfigError
-from posttrain.metrics.intervals import critical_value, wilson
+from posttrain.metrics.intervals import critical_value, group_codes, wilson
 
 _NUM_DRAWS = 1000
 _NUM_NEWTON = 100
@@ -91,16 +92,22 @@ def reliability_bins(
     return found
 
 
-def fit_temperature(differences: ArrayLike, probabilities: ArrayLike | None = None, *, confidence: float = 0.95) -> Temperature:
+def fit_temperature(
+    differences: ArrayLike, probabilities: ArrayLike | None = None, *, groups: Sequence[Hashable] | None = None, confidence: float = 0.95
+) -> Temperature:
     """T of P(first is better) = sigmoid(difference / T) by maximum likelihood (Guo et al. 2017, section 4.2, two classes).
 
     differences: reward of the first minus reward of the second, [pair]; probabilities: label that the first is better, default 1. The
     likelihood is concave in 1 / T, which Newton's method finds; the interval is Wald's on 1 / T. To be fitted on pairs used for nothing
-    else. Where the order of the pairs carries no information (1 / T <= 0) T is infinite, and where every pair is ordered as labelled T
-    goes to 0: ``bounded`` says so. Raises ConfigError when all differences are 0.
+    else. ``groups`` [pair]: pairs of one prompt rise and fall together; the error is then cluster-robust (Liang & Zeger 1986, Biometrika
+    73, working independence, times G / (G - 1)), never below the one without groups, with Student's t of G - 1 degrees.
+    Where the order of the pairs carries no information (1 / T <= 0) T is infinite, and where every pair is ordered as labelled T goes to
+    0: ``bounded`` says so. Raises ConfigError when all differences are 0.
     """
     d = np.asarray(differences, dtype=np.float64)
     p = np.ones_like(d) if probabilities is None else np.asarray(probabilities, dtype=np.float64)
+    if groups is not None and len(groups) != len(d):
+        raise ConfigError(f"{len(groups)} groups for {len(d)} differences")
     if d.ndim != 1 or not len(d) or p.shape != d.shape or not np.isfinite(d).all() or not ((p >= 0) & (p <= 1)).all():
         raise ConfigError("a temperature needs finite differences [pair] and as many labels in [0, 1]")
     spread = float(np.sqrt((d**2).mean()))
@@ -116,7 +123,12 @@ def fit_temperature(differences: ArrayLike, probabilities: ArrayLike | None = No
         return Temperature(value, 0.0, value, len(d), confidence, before, after, "every pair is ordered as labelled")
     chance = _sigmoid(slope * x)
     error = 1.0 / math.sqrt(float((x**2 * chance * (1 - chance)).sum()))
-    half = critical_value(confidence) * error
+    degrees = None
+    if groups is not None and (num_groups := len(set(groups))) < len(d):
+        totals = np.bincount(group_codes(groups), weights=x * (p - chance))
+        robust = error**2 * math.sqrt(float((totals**2).sum()) * num_groups / (num_groups - 1)) if num_groups > 1 else math.inf
+        error, degrees = max(error, robust), max(1, num_groups - 1)
+    half = critical_value(confidence, degrees) * error
     high = spread / (slope - half) if slope > half else math.inf
     return Temperature(value, spread / (slope + half), high, len(d), confidence, before, after)
 

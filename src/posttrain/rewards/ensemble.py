@@ -49,8 +49,8 @@ class RewardEnsemble:
 
     def disagreement(self, pairs: Sequence[PreferencePair]) -> Disagreement:
         """How far the members differ on which side of each pair is better."""
-        sides = [(pair.prompt, side) for pair in pairs for side in (pair.chosen, pair.rejected)]
-        rewards = np.array([member.standardize(member.score(sides)) for member in self.members]).reshape(len(self.members), -1, 2)
+        scored = [member.standardize(member.score_pairs(pairs).ravel().tolist()) for member in self.members]
+        rewards = np.array(scored).reshape(len(self.members), -1, 2)
         logits = rewards[..., 0] - rewards[..., 1]
         prefers = np.sign(logits)
         apart = [float((prefers[a] != prefers[b]).mean()) for a, b in combinations(range(len(self.members)), 2)]

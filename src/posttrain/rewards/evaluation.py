@@ -97,7 +97,8 @@ def fit_calibration(model: RewardModel, pairs: Sequence[PreferencePair]) -> Cali
     """Fit the temperature on pairs that were neither trained nor tested on; None where the rewards do not order them at all.
 
     Where every pair is ordered as labelled no finite temperature is likeliest; each of the n labels is then taken as (n + 1) / (n + 2)
-    certain (Platt 1999, "Probabilistic outputs for support vector machines", section 2.2). Raises CheckFailed with figures when the
+    certain (Platt 1999, "Probabilistic outputs for support vector machines", section 2.2). The interval takes the pairs of one prompt as a
+    group. Raises CheckFailed with figures when the
     rewards are constant, DataError for fewer than 2 pairs.
     """
     if len(pairs) < 2:
@@ -111,9 +112,10 @@ def fit_calibration(model: RewardModel, pairs: Sequence[PreferencePair]) -> Cali
             f"(mean {every.mean():.6g}, standard deviation {deviation:.3g})",
             hint="the model learned nothing from its pairs: check the labels and the learning rate",
         )
-    found = fit_temperature(chosen - rejected, probabilities)
+    groups = [prompt_key(pair) for pair in pairs]
+    found = fit_temperature(chosen - rejected, probabilities, groups=groups)
     if found.bounded and math.isfinite(found.value):
-        found = fit_temperature(chosen - rejected, (len(pairs) * probabilities + 1) / (len(pairs) + 2))
+        found = fit_temperature(chosen - rejected, (len(pairs) * probabilities + 1) / (len(pairs) + 2), groups=groups)
     if not math.isfinite(found.value):
         return None
     return Calibration(
@@ -123,7 +125,7 @@ def fit_calibration(model: RewardModel, pairs: Sequence[PreferencePair]) -> Cali
         mean=float(every.mean()),
         deviation=deviation,
         pairs=len(pairs),
-        source=hashlib.sha256("".join(sorted(map(prompt_key, pairs))).encode()).hexdigest(),
+        source=_pairs_hash(pairs),
         loss_before=found.loss_before,
         loss_after=found.loss_after,
     )
@@ -150,14 +152,20 @@ def evaluate_pairs(model: RewardModel, slices: Mapping[str, Sequence[PreferenceP
         begin += len(members)
         if members and len(slices) > 1:
             results[name] = _slice((chosen - rejected)[inside], probabilities[inside], lengths[inside], groups[inside])
-    warnings = _warnings(model, np.concatenate((chosen, rejected)), results)
+    warnings = [*_warnings(model, np.concatenate((chosen, rejected)), results), *_seen(model, slices)]
     rewards = np.stack((chosen, rejected), axis=1)
     varied = float(np.ptp(rewards)) > 0
+    probed: Sequence[ProbeResult] = ()
+    if probes and varied:
+        try:
+            probed = run_probes(model, pairs, rewards=rewards)
+        except ConfigError as error:
+            warnings.append(f"not probed: {error.message}")
     return RewardEvaluation(
         model=dict(model.identity),
         slices=results,
         calibration=_calibration(model, chosen - rejected, probabilities),
-        probes=run_probes(model, pairs, rewards=rewards) if probes and varied and len(set(groups)) >= 4 else (),
+        probes=probed,
         length_correlation=length_correlation(model, pairs, rewards=rewards) if varied else None,
         warnings=warnings,
     )
@@ -230,6 +238,20 @@ def _warnings(model: RewardModel, rewards: Floats, slices: Mapping[str, SliceRes
     if model.calibration is None:
         found.append("no temperature: differences of rewards are not log-odds")
     return found
+
+
+def _seen(model: RewardModel, slices: Mapping[str, Sequence[PreferencePair]]) -> list[str]:
+    """A warning for slices that are the calibration split itself."""
+    every = {**slices, ALL: [pair for pairs in slices.values() for pair in pairs]} if len(slices) > 1 else slices
+    return [
+        f"slice '{name}' holds the {len(pairs)} pairs the temperature was fitted on: its calibration error says nothing about other pairs"
+        for name, pairs in every.items()
+        if model.calibration is not None and model.calibration.source == _pairs_hash(pairs)
+    ]
+
+
+def _pairs_hash(pairs: Sequence[PreferencePair]) -> str:
+    return hashlib.sha256("".join(sorted(map(prompt_key, pairs))).encode()).hexdigest()
 
 
 def _is_constant(rewards: Floats) -> bool:

@@ -83,22 +83,26 @@ def run_probes(
 ) -> list[ProbeResult]:
     """Every probe on the chosen answers of ``pairs``, one a prompt, those with room to grow, ``max_answers`` of them evenly spaced.
 
-    rewards: [pair, 2] of chosen and rejected where they are known. Raises ConfigError for fewer than 4 prompts or constant rewards.
+    rewards: [pair, 2] of chosen and rejected where they are known. Raises ConfigError for constant rewards and for fewer than 4 prompts
+    whose answers have room.
     """
     rewards = model.score_pairs(pairs) if rewards is None else rewards
     deviation = float(rewards.std(ddof=1))
     if deviation == 0:
         raise ConfigError(f"{model.folder}: all {rewards.size} answers get the same reward {rewards[0, 0]:.6g}", hint="it learned nothing")
     one_a_prompt = {prompt_key(pair): position for position, pair in enumerate(pairs) if pair.chosen[-1].content.strip()}
-    usable = [position for position in one_a_prompt.values() if _has_room(model, pairs[position].prompt, pairs[position].chosen)]
+    usable = [pairs[position] for position in one_a_prompt.values() if _has_room(model, pairs[position])]
     if len(usable) < 4:
-        raise ConfigError(f"probes need answers to at least 4 different prompts, got {len(usable)}", hint="give more pairs")
-    drawn = [usable[place] for place in np.linspace(0, len(usable) - 1, min(len(usable), max_answers)).astype(int)]
-    answers = [(pairs[position].prompt, pairs[position].chosen) for position in drawn]
-    plain = np.array(model.score(answers))
+        raise ConfigError(
+            f"probes need answers to at least 4 different prompts that leave room to grow: of {len(one_a_prompt)} prompts {len(usable)} "
+            f"have an answer that still fits {model.context_length} tokens when it is changed",
+            hint="give more pairs, or shorter ones",
+        )
+    answers = [usable[place] for place in np.linspace(0, len(usable) - 1, min(len(usable), max_answers)).astype(int)]
+    plain = _score(model, answers)
     found = []
     for name, change in CHANGES.items():
-        changed = np.array(model.score([(prompt, _changed(answer, change)) for prompt, answer in answers]))
+        changed = _score(model, [replace(pair, chosen=_changed(pair.chosen, change)) for pair in answers])
         found.append(_judge(name, (changed - plain) / deviation, tolerance))
     return [*found, _judge("position", _packed_elsewhere(model, answers, plain) / deviation, tolerance)]
 
@@ -113,23 +117,32 @@ def length_correlation(model: RewardModel, pairs: Sequence[PreferencePair], *, r
     lengths = [[len(model.encode(pair.prompt, side, tools=pair.tools)) for side in (pair.chosen, pair.rejected)] for pair in pairs]
     signs = np.where(np.arange(len(pairs)) % 2, 1.0, -1.0)  # every second pair turned round: which side is first carries no sign
     preferred, longer = signs * (rewards[:, 0] - rewards[:, 1]), signs * (np.array(lengths) @ [1.0, -1.0])
-    return rank_correlation(preferred, longer) if len(pairs) >= 4 and np.ptp(longer) > 0 and np.ptp(preferred) > 0 else None
+    if len(pairs) < 4 or np.ptp(longer) == 0 or np.ptp(preferred) == 0:
+        return None
+    return rank_correlation(preferred, longer, groups=[prompt_key(pair) for pair in pairs])
 
 
-def _has_room(model: RewardModel, prompt: Turns, answer: Turns) -> bool:
+def _score(model: RewardModel, pairs: Sequence[PreferencePair]) -> Floats:
+    """Rewards of the chosen answers, [pair]."""
+    rows = [model.encode(pair.prompt, pair.chosen, tools=pair.tools, index=number) for number, pair in enumerate(pairs)]
+    return np.array(model.score_sequences(rows))
+
+
+def _has_room(model: RewardModel, pair: PreferencePair) -> bool:
     """Whether every changed version still fits the model's context; one that does not leaves its prompt out of all probes."""
-    return all(len(model.encode(prompt, _changed(answer, change))) <= model.context_length for change in CHANGES.values())
+    changed = (_changed(pair.chosen, change) for change in CHANGES.values())
+    return all(len(model.encode(pair.prompt, answer, tools=pair.tools)) <= model.context_length for answer in changed)
 
 
-def _changed(answer: Turns, change: Callable[[str], str]) -> Turns:
+def _changed(answer: Turns, change: Callable[[str], str]) -> tuple[Message, ...]:
     return (*answer[:-1], replace(answer[-1], content=change(answer[-1].content)))
 
 
-def _packed_elsewhere(model: RewardModel, answers: Sequence[tuple[Turns, Turns]], plain: Floats) -> Floats:
+def _packed_elsewhere(model: RewardModel, answers: Sequence[PreferencePair], plain: Floats) -> Floats:
     """Change of each reward when its text is packed behind another answer to the same prompt: rounding, or a leak between texts."""
     other = (Message("assistant", "A different answer that stands in front of the one that is scored."),)
-    together = model.score([entry for prompt, answer in answers for entry in ((prompt, other), (prompt, answer))])
-    return np.array(together[1::2]) - plain
+    together = _score(model, [entry for pair in answers for entry in (replace(pair, chosen=other), pair)])
+    return np.asarray(together[1::2] - plain)
 
 
 def _judge(name: str, shifts: Floats, tolerance: float) -> ProbeResult:

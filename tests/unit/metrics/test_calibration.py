@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 from scipy.optimize import minimize_scalar
-from scipy.stats import spearmanr
+from scipy.stats import spearmanr, t
 
 from posttrain.errors import ConfigError
 from posttrain.metrics import (
@@ -88,6 +88,41 @@ def test_known_temperatures_are_covered_by_95_percent_intervals_95_times_in_100(
     assert 0.93 <= inside / runs <= 0.97
 
 
+def test_a_group_of_one_pair_copied_counts_as_one_pair():
+    """Sandwich of k copies in each of G groups: H and the totals both grow by k, so the error is that of single pairs."""
+    rng = np.random.default_rng(6)
+    differences, labels = simulate(rng, 60, temperature=3.0)
+    groups = list(range(60)) * 5
+    naive = fit_temperature(np.tile(differences, 5), np.tile(labels, 5))
+    found = fit_temperature(np.tile(differences, 5), np.tile(labels, 5), groups=groups)
+    chance = sigmoid(differences / found.value)
+    information = float((differences**2 * chance * (1 - chance)).sum())
+    totals = float(((differences * (labels - chance)) ** 2).sum())
+    error = math.sqrt(totals * 60 / 59) / information  # of 1 / T
+    assert 1 / found.low - 1 / found.value == pytest.approx(float(t.ppf(0.975, 59)) * error, rel=1e-6)
+    assert naive.value == found.value
+    assert found.low < naive.low < naive.high < found.high
+
+
+def test_intervals_cover_known_temperatures_of_grouped_pairs_and_ignoring_the_groups_does_not():
+    rng, runs, groups = np.random.default_rng(7), 400, np.repeat(np.arange(60), 5)
+    inside, ignored = 0, 0
+    for _ in range(runs):
+        differences, labels = (np.repeat(values, 5) for values in simulate(rng, 60, temperature=3.0))
+        found, naive = (fit_temperature(differences, labels, groups=each) for each in (groups.tolist(), None))
+        inside += found.low <= 3.0 <= found.high
+        ignored += naive.low <= 3.0 <= naive.high
+    assert 0.93 <= inside / runs <= 0.99
+    assert ignored / runs < 0.75
+
+
+def test_groups_of_one_change_nothing_and_a_single_group_says_nothing():
+    differences, labels = simulate(np.random.default_rng(8), 40, temperature=2.0)
+    assert fit_temperature(differences, labels, groups=list(range(40))) == fit_temperature(differences, labels)
+    found = fit_temperature(differences, labels, groups=[0] * 40)
+    assert (found.low, found.high) == (0.0, math.inf)
+
+
 def test_the_fitted_temperature_removes_the_calibration_error_on_other_pairs():
     rng = np.random.default_rng(2)
     found = fit_temperature(*simulate(rng, 2000, temperature=4.0))
@@ -141,6 +176,22 @@ def test_rank_correlation_intervals_cover_the_truth():
         found = rank_correlation(a, r * a + math.sqrt(1 - r * r) * rng.normal(size=60))
         inside += found.low <= truth <= found.high
     assert 0.93 <= inside / runs <= 0.97
+
+
+def test_values_copied_within_their_group_do_not_narrow_the_interval_of_a_rank_correlation():
+    rng, widths = np.random.default_rng(9), []
+    for _ in range(5):
+        a = rng.normal(size=50)
+        b = 0.5 * a + rng.normal(size=50)
+        copies = np.tile(a, 4), np.tile(b, 4)
+        every = rank_correlation(a, b), rank_correlation(*copies, groups=list(range(50)) * 4), rank_correlation(*copies)
+        assert every[0].value == pytest.approx(every[1].value)
+        widths.append([found.high - found.low for found in every])
+    single, grouped, ignored = np.mean(widths, axis=0)
+    assert grouped == pytest.approx(single, rel=0.15)
+    assert ignored == pytest.approx(single / 2, rel=0.1)  # four times the values
+    found = rank_correlation([1, 2, 3, 4], [1, 3, 2, 4], groups=[0] * 4)
+    assert (found.low, found.high) == (-1, 1)
 
 
 @pytest.mark.parametrize(("first", "second"), [([1, 2, 3], [1, 2, 3]), ([1, 1, 1, 1], [1, 2, 3, 4]), ([1, 2, 3, 4], [1, 2, 3])])

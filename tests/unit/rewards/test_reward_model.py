@@ -1,11 +1,12 @@
 import json
 import math
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from reward_data import pairs_of, polite_rows
+from reward_data import long_rows, pairs_of, polite_rows
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification
 
@@ -65,8 +66,6 @@ def test_what_was_learned_holds_on_prompts_never_seen(judge):
 
 
 def test_accuracy_counts_ties_as_not_right_and_leaves_undecided_labels_out(judge):
-    from dataclasses import replace
-
     pairs = pairs_of(UNSEEN[:10])
     right = [judge.score([(pair.prompt, pair.chosen), (pair.prompt, pair.rejected)]) for pair in pairs]
     assert all(chosen > rejected for chosen, rejected in right), "the model knows these"
@@ -179,8 +178,6 @@ def test_a_model_that_loves_length_is_gamed_by_it_and_one_that_hates_it_is_not(l
 
 
 def test_length_correlation_follows_what_was_learned(length_judges):
-    from reward_data import long_rows
-
     pairs = pairs_of(long_rows(60, seed=5))
     loves, hates = (length_correlation(judge, pairs) for judge in length_judges)
     assert loves.low > 0.5
@@ -188,8 +185,6 @@ def test_length_correlation_follows_what_was_learned(length_judges):
 
 
 def test_an_ensemble_agrees_with_itself_and_splits_with_its_opposite(length_judges):
-    from reward_data import long_rows
-
     pairs = pairs_of(long_rows(40, seed=6))
     loves, hates = length_judges
     same = RewardEnsemble([loves, loves]).disagreement(pairs)
@@ -226,6 +221,65 @@ def test_the_report_is_one_offline_file_with_everything_escaped(judge, tmp_path)
     assert not re.search(r"(src|href)=", text)
     assert text.count("<svg") == 4  # a bar for each slice and for all, and the reliability diagram
     assert json.loads(json.dumps(result.dump(), allow_nan=False))["slices"]["second"]["pairs"] == 30
+
+
+def test_the_report_shows_length_seeds_and_what_was_left_out_without_probes(judge, tmp_path):
+    pairs = [*pairs_of(UNSEEN[:30]), *pairs_of(long_rows(10))]
+    result = evaluate_pairs(judge, {"x": pairs}, probes=False)
+    split = {"order": 0.1, "split": result.slices["all"].accuracy, "spread": 0.0}
+    seeds = {"accuracy": {17: 0.75, 18: 0.5}, "mean": 0.625, "deviation": 0.177, "disagreement": split}
+    write_reward_report(tmp_path / "r.html", replace(result, seeds=seeds, left_out={"test slice 'x'": {"tie": 2}}))
+    text = (tmp_path / "r.html").read_text()
+    assert "Rank correlation of reward and length" in text
+    assert "Accuracy 0.625 with a standard deviation of 0.177" in text
+    assert "17: 0.750, 18: 0.500" in text
+    assert "2 tie" in text
+
+
+def test_answers_without_room_for_the_probes_are_a_warning_with_the_reason(judge):
+    rows = [{"prompt": f"Number {n}?", "chosen": "word " * 38 + str(n), "rejected": "no"} for n in range(6)]
+    pairs = [*pairs_of(UNSEEN[:3]), *pairs_of(rows)]
+    reason = "of 9 prompts 3 have an answer that still fits 256 tokens when it is changed"
+    result = evaluate_pairs(judge, {"x": pairs})
+    assert not result.probes
+    assert any(warning.startswith("not probed: ") and reason in warning for warning in result.warnings)
+    with pytest.raises(ConfigError, match=reason):
+        run_probes(judge, pairs)
+
+
+def test_the_calibration_split_itself_is_no_test(judge):
+    pairs = pairs_of(UNSEEN[:30])
+    calibrated = RewardModel(judge._model, judge.contract, folder=judge.folder, calibration=fit_calibration(judge, pairs))
+    seen = "slice 'x' holds the 30 pairs the temperature was fitted on"
+    assert any(seen in warning for warning in evaluate_pairs(calibrated, {"x": pairs[::-1]}, probes=False).warnings)
+    assert not any("fitted on" in warning for warning in evaluate_pairs(calibrated, {"x": pairs[:29]}, probes=False).warnings)
+
+
+def test_intervals_of_a_temperature_and_of_length_take_pairs_of_one_prompt_together(judge):
+    pairs = [*pairs_of(UNSEEN[:20]), *pairs_of(long_rows(20))]
+    pairs = [pair if number % 3 else replace(pair, chosen=pair.rejected, rejected=pair.chosen) for number, pair in enumerate(pairs)]
+    single, copied = fit_calibration(judge, pairs), fit_calibration(judge, pairs * 4)
+    assert copied.temperature == pytest.approx(single.temperature)
+    assert copied.low == pytest.approx(single.low, rel=0.2)
+    assert length_correlation(judge, pairs * 4).method.endswith("40 groups")
+
+
+TOOLS = ({"type": "function", "function": {"name": "price", "description": "", "parameters": {}}},)
+
+
+def test_disagreement_and_probes_read_the_tools_of_a_pair(tooled):
+    pairs = [replace(pair, tools=TOOLS) for pair in pairs_of(UNSEEN[:12])]
+    other = RewardModel(tooled._model, tooled.contract, folder=tooled.folder, calibration=replace(tooled.calibration, temperature=2.0))
+    first, second = (1 / (1 + np.exp(-np.diff(tooled.score_pairs(pairs)[:, ::-1])[:, 0] / t)) for t in (tooled.temperature, 2.0))
+    expected = np.std([first, second], axis=0, ddof=1).mean()
+    assert RewardEnsemble([tooled, other]).disagreement(pairs).spread == pytest.approx(float(expected), rel=1e-4)
+    plain = [replace(pair, tools=()) for pair in pairs]
+    shifts = [{probe.name: probe.shift.value for probe in run_probes(tooled, each)} for each in (pairs, plain)]
+    deviation = float(tooled.score_pairs(pairs).std(ddof=1))
+    longer = [replace(pair, chosen=(replace(pair.chosen[0], content=padded(pair.chosen[0].content)),)) for pair in pairs]
+    moved = float((tooled.score_pairs(longer)[:, 0] - tooled.score_pairs(pairs)[:, 0]).mean()) / deviation
+    assert shifts[0]["length"] == pytest.approx(moved, abs=1e-5)
+    assert shifts[0]["length"] != pytest.approx(shifts[1]["length"], abs=1e-5)
 
 
 def test_a_system_turn_and_tool_calls_are_scored_like_any_text(judge):
