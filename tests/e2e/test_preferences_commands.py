@@ -99,6 +99,22 @@ def test_adjudication_goes_out_as_tasks_and_comes_back_as_decisions(tmp_path):
     assert {one.id: one.gold for one in decided} == expected
 
 
+def test_judgements_that_come_home_under_two_rubrics_are_not_written(tmp_path):
+    rows = [json.loads(line) for line in _written(tmp_path, DATA / "pandalm.json").read_text().splitlines()[:2]]
+    tasks = []
+    for number, row in enumerate(rows):
+        row["judgements"] = []
+        judgement = {"annotator": "ann", "choice": "a", "rubric": f"r-{number}"}
+        tasks.append({**row, "judgements": [judgement], "metadata": {"task": row["id"], "swapped": False}})
+    for name, given in (("open", rows), ("tasks", tasks)):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in given))
+    options = ["--decisions", tmp_path / "tasks.jsonl", "-o", tmp_path / "out.jsonl", "--no-final"]
+    refused = inside("adjudicate", tmp_path / "open.jsonl", *options)
+    assert isinstance(refused.exception, DataError)
+    assert "under 2 rubric versions" in str(refused.exception)
+    assert not (tmp_path / "out.jsonl").exists()
+
+
 def test_collect_samples_a_model_and_writes_blind_tasks(tmp_path):
     prompts = ["what fell in March?", "why did cash fall?", "name the account"]
     model = write_tiny_model(tmp_path / "model", [*prompts, "cash fell in March"], seed=3, vocab_size=300, hidden=32, max_length=128)

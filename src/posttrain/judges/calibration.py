@@ -106,7 +106,8 @@ def check_floor(found: Calibration, floor: Floor) -> None:
         "coverage": (found.coverage, floor.coverage),
     }
     for name, (figure, least) in figures.items():
-        reached = None if figure is None else figure.low if floor.bound == "low" else figure.value
+        bounded = figure is not None and math.isfinite(figure.low)  # one prompt says nothing of the next
+        reached = None if figure is None else figure.value if floor.bound == "value" and bounded else figure.low
         if reached is None or reached < least:
             seen = "cannot be computed" if figure is None else f"is {figure.value:.3f} [{figure.low:.3f}, {figure.high:.3f}]"
             low.append(f"{name} {seen}; the {'lower end' if floor.bound == 'low' else 'figure'} must reach {least:g}")

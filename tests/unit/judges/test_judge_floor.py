@@ -107,7 +107,8 @@ def test_a_perfect_judge_held_against_one_prompt_is_below_the_floor(make_judge):
     same_prompt = [replace(one, prompt=judged_by_people(1)[0].prompt) for one in judged_by_people(100)]
     found, _ = calibrate(make_judge(), same_prompt)
     assert found.kappa.value == 1.0
-    with pytest.raises(CheckFailed, match=r"kappa is 1.000 \[-inf, inf\]"):
-        check_floor(found, constitution().floor)
+    for bound in ("low", "value"):
+        with pytest.raises(CheckFailed, match=r"kappa is 1.000 \[-inf, inf\]"):
+            check_floor(found, constitution(floor={"bound": bound}).floor)
     assert (found.to_dict()["kappa"]["low"], found.to_dict()["kappa"]["value"]) == (None, 1.0)
     json.dumps(found.to_dict(), allow_nan=False)

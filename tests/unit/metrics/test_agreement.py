@@ -165,13 +165,13 @@ def test_groups_that_are_all_alike_leave_the_width_of_their_items():
 
 
 def test_intervals_over_four_prompts_cover_the_truth():
-    """Five items a prompt; how often the raters agree changes from prompt to prompt, between all and .36 of the time."""
+    """25 items a prompt; how often the raters agree differs from prompt to prompt (.68 on average, standard deviation .1)."""
     rng = np.random.default_rng(6)
     covered = 0
     for _ in range(300):
-        right = np.repeat(np.where(rng.random(4) < 0.5, 1.0, 0.36), 25)  # agreement .68 on average, chance .5
+        right = np.repeat(rng.normal(0.68, 0.1, 4), 25)
         first = rng.integers(0, 2, 100)
         second = np.where(rng.random(100) < right, first, 1 - first)
         found = cohen_kappa(first, second, groups=np.repeat(np.arange(4), 25).tolist())
         covered += found.low <= (0.68 - 0.5) / 0.5 <= found.high
-    assert covered / 300 >= 0.85  # four prompts of which all may be of the easy kind; resampling them gives about .5
+    assert 0.91 <= covered / 300 <= 0.99
