@@ -297,11 +297,11 @@ def _with_run(choice: _Choice, facts: Mapping[str, Any], run: str | Path) -> _Ch
         return choice
     reason = "offline training gained nothing more and broke nothing: it has flattened"
     if facts["kind"] == "UnpairedLabel":
-        why = f"{reason}; a reward model and ppo are due, and a reward model learns from pairs"
-        return _Choice("label first", {}, [why, *shown], ["pairs of answers to one prompt, of which one is better: then a reward model"])
-    why = [f"{reason}, and ppo against a reward model can go on with answers that are in no pair"]
+        reason += "; a reward model and ppo are due, and a reward model learns from pairs"
+        return _Choice("label first", {}, [reason, *shown], ["pairs of answers to one prompt, of which one is better: then a reward model"])
+    reason += ", and ppo against a reward model can go on with answers that are in no pair"
     change = ["a held-out reward model that does not follow (posttrain diagnose): then better pairs, not more ppo"]
-    return _Choice("reward_model, then ppo", {"data": choice.settings["data"]}, why + shown, change, choice.beside)
+    return _Choice("reward_model, then ppo", {"data": choice.settings["data"]}, [reason, *shown], change, choice.beside)
 
 
 def _has_flattened(run: str | Path) -> bool:
