@@ -3,13 +3,14 @@
 from posttrain.judges.calibration import Calibration, calibrate, check_floor, compare, human_choice, record
 from posttrain.judges.constitution import Constitution, Floor, load_constitution
 from posttrain.judges.labelling import calibration_lines, label_checked, record_labels, remembered
-from posttrain.judges.pairwise import PairwiseJudge, Verdict, read_verdict
+from posttrain.judges.pairwise import PairwiseJudge, Reply, Verdict, read_verdict
 
 __all__ = [
     "Calibration",
     "Constitution",
     "Floor",
     "PairwiseJudge",
+    "Reply",
     "Verdict",
     "calibrate",
     "calibration_lines",
