@@ -134,11 +134,14 @@ def fit_calibration(model: RewardModel, pairs: Sequence[PreferencePair]) -> Cali
 def evaluate_pairs(model: RewardModel, slices: Mapping[str, Sequence[PreferencePair]], *, probes: bool = True) -> RewardEvaluation:
     """Accuracy of every slice and of all pairs together, calibration over all pairs, and the probes on their answers.
 
-    Raises DataError for no pairs, ConfigError for a slice called ``all``. A model with constant rewards is evaluated like any other, with a
-    warning that gives the figures.
+    Raises DataError for no pairs and for a slice without a decided one, ConfigError for a slice called ``all``. A model with constant
+    rewards is evaluated like any other, with a warning that gives the figures.
     """
     if ALL in slices:
         raise ConfigError(f"a slice cannot be called '{ALL}': that is the name of all slices together", hint="give it another name")
+    for name, members in slices.items():
+        if members and all(pair.probability == 0.5 for pair in members):
+            raise DataError(f"slice '{name}': all {len(members)} labels are one half: no pair has a better side", hint="leave it out")
     pairs = [pair for members in slices.values() for pair in members]
     if not pairs:
         raise DataError("a reward model cannot be evaluated on no pairs", hint="give a file of preference pairs")
@@ -181,8 +184,6 @@ def _slice(differences: Floats, probabilities: Floats, lengths: Floats, groups: 
     decided = probabilities != 0.5
     signs = np.where(probabilities > 0.5, 1.0, -1.0)[decided]
     better, longer = (differences[decided] * signs), lengths[decided] * signs
-    if not len(better):
-        raise DataError(f"all {len(probabilities)} labels are one half: no pair has a better side", hint="give pairs somebody decided")
     right, uneven = better > 0, longer != 0
     prefers_longer = np.sign(better) == np.sign(longer)
     return SliceResult(

@@ -299,6 +299,12 @@ def test_an_answer_is_cut_into_tokens_as_in_training(judge, tmp_path):
         assert (joins.encode((*prompt, *turn)).tolist() == trained) is same
 
 
+def test_a_slice_without_a_decided_pair_is_named(judge):
+    undecided = [replace(pair, probability=0.5) for pair in pairs_of(UNSEEN[:3])]
+    with pytest.raises(DataError, match="slice 'open': all 3 labels are one half"):
+        evaluate_pairs(judge, {"known": pairs_of(UNSEEN[3:9]), "open": undecided}, probes=False)
+
+
 def test_the_slice_all_is_that_of_all_slices(judge):
     with pytest.raises(ConfigError, match="a slice cannot be called 'all'"):
         evaluate_pairs(judge, {"all": pairs_of(UNSEEN[:4])}, probes=False)
