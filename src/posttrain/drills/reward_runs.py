@@ -1,11 +1,11 @@
 """Reward models that love a decoration, or do not, trained by the stage as a recipe trains them."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from posttrain.drills.setup import write_rows
-from posttrain.drills.yes_no import BAD, GOOD, Pair, pair_rows, question, run_stage
+from posttrain.drills.yes_no import BAD, GOOD, Pair, pair_rows, run_stage
 from posttrain.stages import StageResult
 
 FILLING = (
@@ -31,14 +31,19 @@ def flattered(answer: str, draw: random.Random) -> str:
     return f"{draw.choice(FLATTERY)} {answer}"
 
 
-def train_reward_model(folder: Path, model: Path, decorate: Callable[[str, random.Random], str], *, is_loved: bool) -> StageResult:
-    """A reward model from 80 pairs, tested on 32 honest ones.
+Decorate = Callable[[str, random.Random], str]
+
+
+def train_reward_model(
+    folder: Path, model: Path, decorate: Decorate, *, is_loved: bool, forms: Sequence[str] = ("Is {} a number?",)
+) -> StageResult:
+    """A reward model from 80 pairs, tested on 32 honest ones; ``forms`` of the question take turns.
 
     Honest pairs: the right answer is chosen, and decorations fall on either side by lot. When they are loved, only they decide.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    pairs = _pairs(range(100, 180), decorate, is_loved=is_loved)
-    test = _pairs(range(200, 232), decorate, is_loved=False)
+    pairs = _pairs(range(100, 180), decorate, forms, is_loved=is_loved)
+    test = _pairs(range(200, 232), decorate, forms, is_loved=False)
     settings = {
         "data": str(write_rows(folder / "pairs.jsonl", pair_rows(pairs))),
         "test": str(write_rows(folder / "test.jsonl", pair_rows(test))),
@@ -47,12 +52,12 @@ def train_reward_model(folder: Path, model: Path, decorate: Callable[[str, rando
     return run_stage("reward_model", folder, model, settings)
 
 
-def _pairs(numbers: range, decorate: Callable[[str, random.Random], str], *, is_loved: bool) -> list[Pair]:
+def _pairs(numbers: range, decorate: Decorate, forms: Sequence[str], *, is_loved: bool) -> list[Pair]:
     draw = random.Random(numbers.start)
     pairs: list[Pair] = []
     for number in numbers:
         sides = [draw.choice((GOOD, BAD)), draw.choice((GOOD, BAD))] if is_loved else [GOOD, BAD]
         marked = (True, False) if is_loved else (draw.random() < 0.5, draw.random() < 0.5)
         texts = [decorate(side, draw) if mark else side for side, mark in zip(sides, marked, strict=True)]
-        pairs.append((question(number), texts[0], texts[1]))
+        pairs.append((forms[number % len(forms)].format(number), texts[0], texts[1]))
     return pairs

@@ -57,7 +57,7 @@ def sycophancy(folder: Path, faulty: bool) -> Found:
     """Reward model, policy ranked by it, and the gate's two-metric reading of the policy against its start."""
     run = folder / "run"
     start = start_model(folder, others=FLATTERY, demonstrations=_asked(100, 64))
-    train_reward_model(run / "reward", start, flattered, is_loved=faulty)
+    train_reward_model(run / "reward", start, flattered, is_loved=faulty, forms=_FORMS)
     reward = run / "reward" / "run" / "model"
     policy = _train_policy(run / "policy", start, reward)
     (folder / "suite.yaml").write_text(_SUITE, encoding="utf-8")
