@@ -98,7 +98,7 @@ CHECKS = {
     "nothing-supervised": ("posttrain.stages.sft._check_rows", lambda *arguments: None),
     "policy-text-changed": ("posttrain.lineage.store.check_content", lambda *arguments: None),
     "chosen-likelihood-falls": ("posttrain.stages.preference.find_warnings", lambda *arguments, **options: []),
-    "kl-runaway": ("posttrain.stages.ppo_loop._why_stop", lambda *arguments: ""),
+    "kl-runaway": ("posttrain.stages.PpoConfig.is_over_budget", lambda self, kl: False),
     "length-loving-reward": ("posttrain.rewards.evaluation.run_probes", lambda *arguments, **options: ()),
     "preference-overfitting": ("posttrain.stages.preference.find_warnings", lambda *arguments, **options: []),
     "stale-pairs": ("posttrain.stages.preference.stale_warning", lambda *arguments, **options: None),
