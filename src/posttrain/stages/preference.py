@@ -340,4 +340,6 @@ def _summary(trained: TrainResult, policy: Policy, fit: Mapping[str, float], num
     }
 
 
-STAGES.register("preference")(Stage(PreferenceConfig, run_preference, records=(PreferencePair, UnpairedLabel), files=("held_out", "adapter")))
+STAGES.register("preference")(
+    Stage(PreferenceConfig, run_preference, records=(PreferencePair, UnpairedLabel), files=("held_out", "adapter"))
+)
