@@ -47,6 +47,7 @@ def train_reward_model(
     settings = {
         "data": str(write_rows(folder / "pairs.jsonl", pair_rows(pairs))),
         "test": str(write_rows(folder / "test.jsonl", pair_rows(test))),
+        "calibration": 0,  # a tenth of 80 pairs fits no temperature
         "training": {"learning_rate": 6e-3, "max_steps": 40, "sequences_per_step": 16, "seed": 2, "checkpoint_every_steps": 1000},
     }
     return run_stage("reward_model", folder, model, settings)
