@@ -39,7 +39,7 @@ def write_suite(root, gate=GATE, num_cases=40):
     (root / "gate.yaml").write_text(gate)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def evaluated(tmp_path_factory):
     """A frozen suite and gate, and two tiny models evaluated on it: one from Python, one by the command."""
     from posttrain.evaluation import evaluate, load_suite

@@ -18,7 +18,7 @@ from posttrain.models.tiny import write_tiny_model
 TEXTS = [f"the ledger of account {i} shows {i * 37} paid and {i * 11} owed" for i in range(60)]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def model(tmp_path_factory):
     return write_tiny_model(tmp_path_factory.mktemp("tiny") / "model", TEXTS, seed=5, vocab_size=400, hidden=32, max_length=1024)
 

@@ -44,13 +44,13 @@ STEADY = {
 }
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def world(tmp_path_factory):
     torch.set_num_threads(1)
     return build(tmp_path_factory.mktemp("ppo"))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def steady(world):
     """A run of 16 updates with a held-out reward model."""
     settings = config(world, held_out_reward_model=str(world / "held_out_reward"), **STEADY)
@@ -100,7 +100,7 @@ def _text_scores(reward, prompts, answers):
     return reward.score([(prompt.messages, (Message("assistant", answer.text),)) for prompt, answer in zip(prompts, answers, strict=True)])
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def live(world):
     """Models with an adapter that is not zero, prompts, and settings."""
     settings = config(world)
@@ -185,7 +185,7 @@ KEEP_ALL = {"checkpoint_every_steps": 1, "keep_checkpoints": 100}
 GREEDY = {"kl": {"name": "fixed", "coefficient": 0.0}, "kl_budget": 2.0}
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def contrary(world):
     """A reward model that was trained on the opposite preference: what a run gains there is a loss."""
     train_reward_model(world, "contrary", better=BAD, worse=GOOD, seed=3)
@@ -433,12 +433,12 @@ def command(out):
     return [*COMMAND, *REWARDS, "--out", out, *(part for setting in given for part in ("--set", setting))]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def environment():
     return {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def straight(world):
     """What the command prints when it is left alone."""
     printed = io.StringIO()

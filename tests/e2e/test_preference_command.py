@@ -15,7 +15,7 @@ CARD = "source: made here\nlicence: Apache-2.0\nconsent: made data\nprovenance: 
 PAIRS = [{"prompt": f"Number {n}?", "chosen": f"It is {n}.", "rejected": "Who knows, not me."} for n in range(12)]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def place(tmp_path_factory):
     """A folder with a tiny model, twelve pairs and the same answers as labels."""
     folder = tmp_path_factory.mktemp("preference")
@@ -34,7 +34,7 @@ SMALL = ("--set", "training.sequences_per_step=4", "--set", "watch.samples=2", "
 DPO = ("--data", "pairs.jsonl", "--out", "out", "--lora-rank", "4", "--set", "objective.beta=0.2", "--set", "reference_cache=ref", *SMALL)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def trained(place):
     """What a DPO run with LoRA in a process of its own prints."""
     command = [str(Path(sys.executable).with_name("posttrain")), *COMMAND, *DPO, "--json"]

@@ -48,7 +48,7 @@ def posttrain(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-m", "posttrain", *arguments], cwd=cwd, capture_output=True, text=True, timeout=400)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def project(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("preference")
     for name in ("recipes/data", "suites", "policies"):
@@ -70,7 +70,7 @@ def project(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def finished(project) -> dict:
     done = posttrain("run", "recipes/preference.yaml", "--json", cwd=project)
     assert done.returncode == 0, done.stderr

@@ -18,7 +18,7 @@ def posttrain(*arguments: str, cwd: Path, timeout: float = 300) -> subprocess.Co
     return subprocess.run([sys.executable, "-m", "posttrain", *arguments], cwd=cwd, capture_output=True, text=True, timeout=timeout)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def project(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("project")
     done = posttrain("init", ".", "--name", "tiny", cwd=folder)
@@ -26,7 +26,7 @@ def project(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def finished(project) -> dict:
     done = posttrain("run", "recipes/tiny.yaml", "--json", cwd=project)
     assert done.returncode == 0, done.stderr

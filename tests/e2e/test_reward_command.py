@@ -34,7 +34,7 @@ def write(path, rows):
     Path(f"{path}.card.yaml").write_text(CARD)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def place(tmp_path_factory):
     """A folder with a tiny model, pairs to train on and pairs to test on."""
     folder = tmp_path_factory.mktemp("reward")
@@ -58,7 +58,7 @@ def run(place, *arguments, wait=True):
     return (process, *process.communicate(timeout=240)) if wait else process
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def trained(place):
     """What a run prints that was killed with SIGKILL after its second checkpoint and called again."""
     process = run(place, *TRAIN, "--out", "killed", wait=False)

@@ -14,7 +14,7 @@ from posttrain.models import write_tiny_model
 CARD = "source: made here\nlicence: Apache-2.0\nconsent: made data\nprovenance: by hand\n"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def place(tmp_path_factory):
     """A folder with a tiny model and twelve rows of data."""
     folder = tmp_path_factory.mktemp("sft")
@@ -30,7 +30,7 @@ COMMAND = ("sft", "--data", "rows.jsonl", "--store", "l.db")
 LORA = ("--model", "model", "--out", "out", "--lora-rank", "4", "--set", "training.epochs=2", "--set", "training.sequences_per_step=4")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def trained(place):
     """What a LoRA run in a process of its own prints."""
     command = [str(Path(sys.executable).with_name("posttrain")), *COMMAND, *LORA, "--json"]

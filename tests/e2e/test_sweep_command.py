@@ -47,7 +47,7 @@ class UpToTheSweep(SilentDisplay):
             raise KeyboardInterrupt
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def project(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("sweep")
     write_starter(folder, "tiny")
