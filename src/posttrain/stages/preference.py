@@ -16,7 +16,7 @@ from posttrain.config.files import write_json
 from posttrain.data import check_consent, load_card
 from posttrain.errors import ConfigError, DataError
 from posttrain.lineage import LineageStore, RunLogger
-from posttrain.models import ModelOptions, ModelSettings, Policy, find_model
+from posttrain.models import ModelOptions, Policy, find_model
 from posttrain.objectives import objective_inputs, objective_settings, objectives
 from posttrain.records import PreferencePair, TokenSequence, UnpairedLabel
 from posttrain.stages.base import STAGES, Progress, Quiet, Stage, StageResult
@@ -25,8 +25,8 @@ from posttrain.stages.preference_loss import MismatchedDrift, PreferenceLoss, ad
 from posttrain.stages.setup import (
     check_contracts,
     check_dropout,
+    load_policy,
     origins,
-    planned_tokens,
     stage_settings,
     token_limit,
     with_learning_rate,
@@ -156,9 +156,7 @@ def run_preference(
         check_contracts(contract, [folder, *([Path(config.adapter)] if config.adapter else []), out])
         data = load_preferences(config, contract, limit=token_limit(config.max_tokens, folder))
         show.say(_describe(data.training.counts))
-        settings = ModelSettings(path=str(folder), **{name: getattr(config, name) for name in ModelOptions.model_fields})
-        num_tokens = planned_tokens(data.training.items, config.training)
-        policy = Policy.load(settings, seed=config.training.seed, device=world.device, num_tokens=num_tokens)
+        policy = load_policy(config, folder, data.training.items, world)
         if world.is_main:
             write_json(out / CONTRACT_FILE, contract.record())
         if logger and world.is_main:
@@ -172,17 +170,9 @@ def run_preference(
         if stale:
             show.say(f"warning: {stale.message}")
 
-        watching, record = [Evaluation("watch", config.watch.every_steps, watch)], contract.record()
-        trained = train(
-            policy,
-            items,
-            loss,
-            config.training,
-            run_dir=out,
-            contract_record=record,
-            on_step=_reporter(config, show, logger),
-            evaluations=watching,
-        )
+        report, record = _reporter(config, show, logger), contract.record()
+        watching = [Evaluation("watch", config.watch.every_steps, watch)]
+        trained = train(policy, items, loss, config.training, run_dir=out, contract_record=record, on_step=report, evaluations=watching)
         warnings = [*([stale] if stale else []), *find_warnings(trained.history, config.watch)]
         metrics, id_ = data.training.counts | _summary(trained, policy, fit, len(warnings)), ""
         if world.is_main:

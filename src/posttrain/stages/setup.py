@@ -10,8 +10,8 @@ from posttrain.config import Config
 from posttrain.data import DataCard
 from posttrain.errors import ConfigError
 from posttrain.lineage import LineageStore, code_record, environment_record
-from posttrain.models import ModelOptions
-from posttrain.training import TrainingItem, TrainingSettings
+from posttrain.models import ModelOptions, ModelSettings, Policy
+from posttrain.training import TrainingItem, TrainingSettings, World
 
 
 def check_contracts(contract: ChatContract, folders: Sequence[Path]) -> None:
@@ -35,6 +35,12 @@ def context_length(model: Path) -> int | None:
     config = json.loads((model / "config.json").read_text(encoding="utf-8"))
     value = config.get("text_config", config).get("max_position_embeddings")
     return int(value) if value else None
+
+
+def load_policy(config: Any, folder: Path, items: Sequence[TrainingItem], world: World) -> Policy:
+    """The policy a stage trains: ``config`` has the model's options and ``training``; the planned work decides whether to compile."""
+    settings = ModelSettings(path=str(folder), **{name: getattr(config, name) for name in ModelOptions.model_fields})
+    return Policy.load(settings, seed=config.training.seed, device=world.device, num_tokens=planned_tokens(items, config.training))
 
 
 def planned_tokens(items: Sequence[TrainingItem], settings: TrainingSettings) -> int:

@@ -11,15 +11,15 @@ from posttrain.config.files import write_json
 from posttrain.data import check_consent, load_card, read_records
 from posttrain.errors import DataError
 from posttrain.lineage import LineageStore, RunLogger
-from posttrain.models import Forest, ModelOptions, ModelSettings, Policy, find_model
+from posttrain.models import Forest, ModelOptions, Policy, find_model
 from posttrain.objectives import LossOutput, sft_loss
 from posttrain.records import Demonstration, TokenSequence
 from posttrain.stages.base import STAGES, Progress, Quiet, Stage, StageResult
 from posttrain.stages.setup import (
     check_contracts,
     check_dropout,
+    load_policy,
     origins,
-    planned_tokens,
     stage_settings,
     token_limit,
     with_learning_rate,
@@ -85,12 +85,7 @@ def run_sft(
         check_contracts(contract, [folder, *([Path(config.adapter)] if config.adapter else []), out])
         sequences, counts = load_sequences(config, contract, limit=token_limit(config.max_tokens, folder))
         show.say(_describe(counts))
-        policy = Policy.load(
-            ModelSettings(path=str(folder), **{name: getattr(config, name) for name in ModelOptions.model_fields}),
-            seed=config.training.seed,
-            device=world.device,
-            num_tokens=planned_tokens(as_items(sequences), config.training),
-        )
+        policy = load_policy(config, folder, as_items(sequences), world)
         if world.is_main:
             write_json(out / CONTRACT_FILE, contract.record())
         if logger and world.is_main:
