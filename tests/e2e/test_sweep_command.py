@@ -47,9 +47,7 @@ class UpToTheSweep(SilentDisplay):
             raise KeyboardInterrupt
 
 
-@pytest.fixture(scope="session")
-def project(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("sweep")
+def write_project(folder: Path) -> Path:
     write_starter(folder, "tiny")
     recipe, cases, suite = (folder / name for name in ("recipes/tiny.yaml", "suites/tiny.jsonl", "suites/tiny.yaml"))
     recipe.write_text(recipe.read_text().split("stages:")[0] + STAGES)
@@ -61,6 +59,16 @@ def project(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def project(tmp_path_factory) -> Path:
+    """A recipe that has been run up to the stage that is to be swept."""
+    folder = write_project(tmp_path_factory.mktemp("sweep"))
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.chdir(folder)
+        run_recipe(load_recipe("recipes/tiny.yaml"), "runs/tiny", display=UpToTheSweep())
+    return folder
+
+
 def sweep(project, monkeypatch, *options):
     monkeypatch.chdir(project)
     result = CliRunner().invoke(app, ["recipes/tiny.yaml", *options], catch_exceptions=False)
@@ -68,16 +76,14 @@ def sweep(project, monkeypatch, *options):
     return json.loads(result.stdout)
 
 
-def test_a_recipe_that_was_not_run_says_what_to_run(project, monkeypatch):
+def test_a_recipe_that_was_not_run_says_what_to_run(tmp_path, monkeypatch):
+    project = write_project(tmp_path)
     with pytest.raises(ConfigError, match="has not been run") as found:
         sweep(project, monkeypatch, "--beta", "0.1")
     assert "posttrain run" in found.value.hint
 
 
 def test_a_recipe_run_up_to_the_stage_gives_start_model_and_clean_data(project, monkeypatch):
-    monkeypatch.chdir(project)
-    with pytest.raises(KeyboardInterrupt):
-        run_recipe(load_recipe("recipes/tiny.yaml"), "runs/tiny", display=UpToTheSweep())
     options = ("--stage", "align", "--beta", "0.1,0.5", "--learning-rate", "1e-4", "--samples", "4", "--sample-tokens", "8")
     report = sweep(project, monkeypatch, *options, "--json")
     assert [point["name"] for point in report["points"]] == ["beta-0.1-lr-0.0001", "beta-0.5-lr-0.0001"]
