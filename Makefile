@@ -47,7 +47,7 @@ $(VENV)/.run: $(VENV)/.venv pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.venv pyproject.toml constraints.txt
-	$(PIP) install --quiet --constraint constraints.txt --editable '.[dev,qlora,mlflow,peers]'
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[dev,qlora,mlflow,mcp,retrieval,peers]'
 	touch $@ $(VENV)/.run
 
 clean:
@@ -55,6 +55,6 @@ clean:
 
 lock:  ## write constraints.txt from a fresh environment with every extra (keeps the torch that is pinned)
 	rm -rf build/lock && $(PYTHON) -m venv build/lock
-	build/lock/bin/python -m pip install --quiet --constraint <(grep '^torch==' constraints.txt) --editable '.[dev,qlora,mlflow,peers]'
+	build/lock/bin/python -m pip install --quiet --constraint <(grep '^torch==' constraints.txt) --editable '.[dev,qlora,mlflow,mcp,retrieval,peers]'
 	(echo '# Exact versions everything is tested with; written by `make lock`.'; build/lock/bin/python -m pip freeze --exclude-editable | sed 's/+cpu$$//') > constraints.new
 	mv constraints.new constraints.txt

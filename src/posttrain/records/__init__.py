@@ -1,7 +1,7 @@
 """Frozen, versioned types that cross a stage."""
 
 from posttrain.records.checks import FieldError, check_conversation, check_record
-from posttrain.records.generation import Generation, GenerationRequest, SamplingSettings
+from posttrain.records.generation import Constraint, Generation, GenerationRequest, SamplingSettings
 from posttrain.records.judgements import CHOICES, Choice, Comparison, Judgement, Record
 from posttrain.records.messages import (
     ROLES,
@@ -16,14 +16,19 @@ from posttrain.records.messages import (
     VerifiableTask,
 )
 from posttrain.records.tokens import TokenSequence
+from posttrain.records.tools import CallRecord, CallStatus, Episode, ToolResult
 
 __all__ = [
     "CHOICES",
     "ROLES",
     "UNTRAINED_TURNS",
+    "CallRecord",
+    "CallStatus",
     "Choice",
     "Comparison",
+    "Constraint",
     "Demonstration",
+    "Episode",
     "FeedbackEvent",
     "FieldError",
     "Generation",
@@ -36,6 +41,7 @@ __all__ = [
     "StepLabels",
     "TokenSequence",
     "ToolCall",
+    "ToolResult",
     "UnpairedLabel",
     "VerifiableTask",
     "check_conversation",

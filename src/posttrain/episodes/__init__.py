@@ -1,0 +1,1 @@
+"""The tool loop: model, calls, results, answer."""

@@ -1,0 +1,1 @@
+"""Small worlds with tools, tasks and end states that can be checked."""
