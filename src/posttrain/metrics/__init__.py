@@ -1,6 +1,7 @@
 """Numbers only: intervals, paired tests, pass@k, calibration."""
 
 from posttrain.metrics.agreement import cohen_kappa, fleiss_kappa, krippendorff_alpha, percent_agreement
+from posttrain.metrics.bfcl import Verdict, check_call, check_calls
 from posttrain.metrics.bradley_terry import BradleyTerry, bradley_terry
 from posttrain.metrics.calibration import (
     ReliabilityBin,
@@ -23,16 +24,21 @@ from posttrain.metrics.intervals import (
 )
 from posttrain.metrics.paired import newcombe_difference, non_inferiority, paired_difference
 from posttrain.metrics.ratios import PrecisionRecall, pass_at_k, precision_recall
+from posttrain.metrics.tool_calls import CallMatch, match_calls, results_used, signature_problem
 
 __all__ = [
     "BradleyTerry",
+    "CallMatch",
     "DawidSkene",
     "Interval",
     "PrecisionRecall",
     "ReliabilityBin",
     "Temperature",
+    "Verdict",
     "bradley_terry",
     "calibration_error_by_chance",
+    "check_call",
+    "check_calls",
     "cohen_kappa",
     "critical_value",
     "dawid_skene",
@@ -41,6 +47,7 @@ __all__ = [
     "fit_temperature",
     "fleiss_kappa",
     "krippendorff_alpha",
+    "match_calls",
     "mean_interval",
     "newcombe_difference",
     "non_inferiority",
@@ -52,5 +59,7 @@ __all__ = [
     "proportion_interval",
     "rank_correlation",
     "reliability_bins",
+    "results_used",
+    "signature_problem",
     "wilson",
 ]

@@ -1,0 +1,144 @@
+"""Calls made against calls needed: one-to-one matching, precision, recall, right arguments; signatures; what became of results.
+
+Being *valid* under a signature and being *right* are separate figures: a call may be perfect JSON and move the wrong account.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from posttrain.errors import DataError
+from posttrain.metrics.bfcl import LEFT_OUT, Call, Needed, check_argument, check_call, function_of, needed_parts
+
+_NUMBER = re.compile(r"(?<![\w.])-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?![\w])")
+_WORD = re.compile(r"[^\W\d_][\w-]{3,}")
+
+
+@dataclass(frozen=True, slots=True)
+class CallMatch:
+    """Counts of one answer; add them up to pool several. Shares whose denominator is zero are None, not zero.
+
+    ``num_correct``: needed calls that were made and are right (a made call serves one needed call only). ``num_arguments``: of the calls
+    paired with a needed call of the same name, the arguments given or called for; ``num_right_arguments``: those given and accepted.
+    """
+
+    num_needed: int
+    num_made: int
+    num_correct: int
+    num_arguments: int
+    num_right_arguments: int
+
+    @property
+    def precision(self) -> float | None:
+        """Right calls over calls made."""
+        return self.num_correct / self.num_made if self.num_made else None
+
+    @property
+    def recall(self) -> float | None:
+        """Needed calls correctly made over needed calls; never above 1, however many calls are made."""
+        return self.num_correct / self.num_needed if self.num_needed else None
+
+    @property
+    def arguments(self) -> float | None:
+        """Right arguments over arguments given or called for, in calls of the right name."""
+        return self.num_right_arguments / self.num_arguments if self.num_arguments else None
+
+    def __add__(self, other: "CallMatch") -> "CallMatch":
+        return CallMatch(*(getattr(self, name) + getattr(other, name) for name in CallMatch.__slots__))
+
+
+def match_calls(made: Sequence[Call], needed: Sequence[Needed], signatures: Sequence[Mapping[str, Any]]) -> CallMatch:
+    """Pair made with needed calls so that as many as possible are right, and argument by argument so that as much as possible is.
+
+    Raises DataError when a needed function is not offered.
+    """
+    offered = {function_of(one)["name"]: one for one in signatures}
+    for one in needed:
+        name, _ = needed_parts(one)
+        if name not in offered:
+            raise DataError(f"the needed function '{name}' is not among those offered", hint=f"offered: {', '.join(offered) or 'none'}")
+    shape = (len(made), len(needed))
+    right, arguments, of = np.zeros(shape), np.zeros(shape), np.zeros(shape)
+    for j, one in enumerate(needed):
+        name, _ = needed_parts(one)
+        for i, call in enumerate(made):
+            if call.name == name:
+                right[i, j] = check_call(call, one, offered[name]).valid
+                arguments[i, j], of[i, j] = _argument_counts(call, one, offered[name])
+    same_name = np.array([[call.name in one for one in needed] for call in made], dtype=float).reshape(shape)
+    pairs = [pair for pair in _best_pairs(same_name + arguments / (of.max(initial=0) * max(shape) + 1)) if same_name[pair]]
+    return CallMatch(
+        num_needed=len(needed),
+        num_made=len(made),
+        num_correct=round(sum(right[pair] for pair in _best_pairs(right))),
+        num_arguments=round(sum(of[pair] for pair in pairs)),
+        num_right_arguments=round(sum(arguments[pair] for pair in pairs)),
+    )
+
+
+def _best_pairs(weights: Any) -> list[tuple[int, int]]:
+    """One-to-one pairs of rows and columns of the greatest total weight."""
+    from scipy.optimize import linear_sum_assignment
+
+    rows, columns = linear_sum_assignment(weights, maximize=True)
+    return list(zip(rows.tolist(), columns.tolist(), strict=True))
+
+
+def _argument_counts(call: Call, needed: Needed, signature: Mapping[str, Any]) -> tuple[int, int]:
+    """(right, given or called for) arguments of a call of the needed name."""
+    properties = (function_of(signature).get("parameters") or {}).get("properties") or {}
+    _, accepted = needed_parts(needed)
+    called_for = {name for name, values in accepted.items() if LEFT_OUT not in values}
+    known = [name for name in call.arguments if name in accepted and name in properties]
+    right = sum(check_argument(name, call.arguments[name], accepted[name], properties[name]).valid for name in known)
+    return right, len(called_for | set(call.arguments))
+
+
+def signature_problem(call: Call, signatures: Sequence[Mapping[str, Any]]) -> str:
+    """Why a call does not fit the signatures offered, or "": unknown tool, argument it does not have, JSON Schema error.
+
+    An argument that the signature does not name is wrong unless the signature says ``additionalProperties``. Raises DataError for a
+    signature that is no JSON Schema.
+    """
+    from jsonschema import Draft202012Validator
+    from jsonschema.exceptions import SchemaError, best_match
+
+    offered = {function_of(one)["name"]: function_of(one) for one in signatures}
+    if call.name not in offered:
+        return f"'{call.name}' is not among the tools" if call.name else "it could not be read as a call"
+    parameters = dict(offered[call.name].get("parameters") or {})
+    if not parameters.get("additionalProperties"):
+        unknown = [name for name in call.arguments if name not in (parameters.get("properties") or {})]
+        if unknown:
+            return f"'{call.name}' has no argument '{unknown[0]}'"
+    try:
+        Draft202012Validator.check_schema(parameters)
+    except SchemaError as error:
+        raise DataError(f"tool '{call.name}': its parameters are no JSON Schema: {error.message:.120}", hint="mend the signature") from None
+    wrong = best_match(Draft202012Validator(parameters).iter_errors(dict(call.arguments)))
+    return f"{call.name}: {wrong.json_path}: {wrong.message:.120}" if wrong else ""
+
+
+def facts(text: str) -> frozenset[str]:
+    """What an answer could take from a text: its numbers (``1,496.50`` is ``1496.5``) and its words of four letters or more."""
+    numbers = {f"{float(one.replace(',', '')):.10g}" for one in _NUMBER.findall(text)}
+    return frozenset(numbers | {one.casefold() for one in _WORD.findall(text)})
+
+
+def results_used(results: Sequence[str], answer: str, prompt: str = "") -> float | None:
+    """Share of the results of which the answer repeats something that the prompt did not hold already.
+
+    Results without a fact of their own are left out; None when no result has one. Numbers count before words: of a result that has new
+    numbers, one of these must be repeated.
+    """
+    known, said = facts(prompt), facts(answer)
+    used = []
+    for result in results:
+        new = facts(result) - known
+        numbers = {one for one in new if not one[0].isalpha()}
+        if new:
+            used.append(bool((numbers or new) & said))
+    return sum(used) / len(used) if used else None
