@@ -1,0 +1,228 @@
+"""One episode as it grows: messages and exact token ids side by side, every call recorded, every limit looked at in one place."""
+
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from posttrain.episodes.settings import EpisodeSettings, EpisodeTask
+from posttrain.records import (
+    CallRecord,
+    Constraint,
+    Episode,
+    Generation,
+    GenerationRequest,
+    Message,
+    SamplingSettings,
+    ToolCall,
+    ToolResult,
+)
+
+if TYPE_CHECKING:
+    from posttrain.chat import ChatContract
+    from posttrain.worlds import Environment
+
+NOT_RUN = "not run: the step limit was reached"
+ONE_CALL = "not run: one call a turn is allowed here; make the next one after reading this result"
+MAX_REFUSED_TURNS = 2
+"""An episode whose calls are all refused for lack of budget this many turns in a row is over."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What the model wrote: text, calls, and what is wrong with calls that cannot be read (sentences the model gets as an answer)."""
+
+    content: str
+    calls: tuple[ToolCall, ...] = ()
+    errors: tuple[str, ...] = ()
+
+
+@dataclass(slots=True, eq=False)
+class Progress:
+    """State between two turns. ``finish_reason`` is empty while the episode goes on.
+
+    ``ids`` and ``mask`` grow by what was generated (True) and by what the template writes in between (False); they stay empty where the
+    generator has no ``contract`` (an endpoint).
+    """
+
+    task: EpisodeTask
+    settings: EpisodeSettings
+    sampling: SamplingSettings
+    contract: "ChatContract | None" = None
+    context_length: int | None = None
+    on_text: Callable[[str], None] | None = None
+    on_call: Callable[[CallRecord], None] | None = None
+    environment: "Environment | None" = None
+    finish_reason: str = ""
+    outcome: dict[str, Any] = field(default_factory=dict)
+    step: int = 0
+    pending: Turn = Turn("")
+    _messages: list[Message] = field(default_factory=list)
+    _ids: list[int] = field(default_factory=list)
+    _mask: list[bool] = field(default_factory=list)
+    _logprobs: list[float] = field(default_factory=list)
+    _calls: list[CallRecord] = field(default_factory=list)
+    _num_prompt: int = 0
+    _num_total: int = 0
+    _num_completion: int = 0
+    _num_refused_turns: int = 0
+    _started: float = 0.0
+    _ended: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._messages = list(self.task.messages)
+        if self.contract is not None:
+            prompt = self.task.prompt_ids or self.contract.encode(self._messages, tools=self.task.tools, add_generation_prompt=True)
+            self._read([int(token) for token in prompt])
+            self._num_prompt = self._num_total
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        """The conversation so far, prompt included."""
+        return tuple(self._messages)
+
+    @property
+    def room(self) -> int:
+        """Tokens the next turn may have; at most 0 when the episode is full."""
+        room = self.sampling.max_new_tokens
+        if self.step:
+            room = min(room, self.settings.max_tokens - (self._num_total - self._num_prompt))
+        else:
+            room = min(room, self.settings.max_tokens)
+        if self.context_length is not None:
+            room = min(room, self.context_length - self._num_total)
+        return room
+
+    def request(self) -> GenerationRequest:
+        """What the generator is asked next: the exact ids so far where they are known."""
+        last = self.step + 1 >= self.settings.max_steps and self.task.environment is not None
+        constraint = None
+        if self.settings.constrain and self.task.tools:
+            constraint = Constraint("tool_calls", "none" if last else "auto")
+        seed = self.sampling.seed if self.task.seed is None else self.task.seed
+        sampling = replace(self.sampling, seed=turn_seed(seed, self.step), max_new_tokens=max(1, self.room))
+        return GenerationRequest(self.messages, self.task.tools, sampling, self.task.id, tuple(self._ids), constraint)
+
+    def take_turn(self, generation: Generation) -> Sequence[ToolCall]:
+        """Add what was generated. Returns the calls to run: none where the episode is over or only errors have to be answered."""
+        now = time.perf_counter()
+        self._started, self._ended = self._started or now - generation.seconds, now
+        was_full = self.room < self.sampling.max_new_tokens
+        step, self.step = self.step, self.step + 1
+        self._count(generation, step)
+        if generation.finish_reason == "length":
+            self._messages.append(Message("assistant", generation.text))
+            self.finish_reason = "max_tokens" if was_full else "length"
+            return ()
+        turn = self._read_turn(generation, step)
+        self.pending = turn
+        self._messages.append(Message("assistant", turn.content, turn.calls))
+        if not turn.calls and not turn.errors:
+            self.finish_reason = "answer"
+        elif self.task.environment is None:
+            self._record([ToolResult("")] * len(turn.calls))
+            self.finish_reason = "recorded"
+        elif self.step >= self.settings.max_steps:
+            self._record([ToolResult(NOT_RUN, True, "over_budget")] * len(turn.calls))
+            self.finish_reason = "max_steps"
+        if self.finish_reason:
+            return ()
+        return turn.calls if self.settings.parallel_calls else turn.calls[:1]
+
+    def take_results(self, results: Sequence[ToolResult]) -> None:
+        """Add the results of the calls of the last turn, and what the template writes around them."""
+        turn = self.pending
+        results = [*results, *[ToolResult(ONE_CALL, True, "error")] * (len(turn.calls) - len(results))]
+        self._record(results)
+        for call, result in zip(turn.calls, results, strict=True):
+            self._messages.append(Message("tool", result.content, tool_call_id=call.id, name=call.name))
+        for error in turn.errors:
+            self._messages.append(Message("tool" if turn.calls else "user", error))
+        refused = bool(results) and all(result.status == "over_budget" for result in results)
+        self._num_refused_turns = self._num_refused_turns + 1 if refused else 0
+        if self._num_refused_turns >= MAX_REFUSED_TURNS:
+            self.finish_reason = "budget"
+            return
+        if self.contract is not None:
+            between = [int(token) for token in self.contract.continuation(self._messages, tools=self.task.tools)]
+            if self._ids[-1] not in self.contract.eos_token_ids:  # a stop string ended the turn
+                between.insert(0, self.contract.eos_token_ids[0])
+            full = self.settings.max_tokens - (self._num_total - self._num_prompt) - len(between)
+            if full <= 0 or (self.context_length is not None and self._num_total + len(between) >= self.context_length):
+                self.finish_reason = "max_tokens"
+                return
+            self._read(between)
+        elif self.room <= 0:
+            self.finish_reason = "max_tokens"
+
+    def fail(self, error: str) -> None:
+        """End the episode: something around the model broke."""
+        self.finish_reason, self.outcome = "error", {"error": error}
+
+    def episode(self) -> Episode:
+        """The record of what happened."""
+        return Episode(
+            id=self.task.id,
+            messages=self.messages,
+            tools=self.task.tools,
+            token_ids=np.array(self._ids, np.int32),
+            completion_mask=np.array(self._mask, np.bool_),
+            logprobs=np.array(self._logprobs, np.float32),
+            finish_reason=self.finish_reason,
+            calls=tuple(self._calls),
+            outcome=self.outcome,
+            num_steps=self.step,
+            num_prompt_tokens=self._num_total - self._num_completion,
+            num_completion_tokens=self._num_completion,
+            seconds=self._ended - self._started,
+        )
+
+    def _read(self, ids: Sequence[int]) -> None:
+        self._ids.extend(ids)
+        self._mask.extend([False] * len(ids))
+        self._num_total += len(ids)
+
+    def _count(self, generation: Generation, step: int) -> None:
+        self._num_completion += generation.num_completion_tokens
+        if self.contract is None:
+            self._num_total = generation.num_prompt_tokens + generation.num_completion_tokens
+            if step == 0:
+                self._num_prompt = generation.num_prompt_tokens
+            return
+        self._ids.extend(generation.token_ids)
+        self._mask.extend([True] * len(generation.token_ids))
+        self._logprobs.extend(generation.logprobs)
+        self._num_total += len(generation.token_ids)
+
+    def _read_turn(self, generation: Generation, step: int) -> Turn:
+        """Calls as the template prints them, or as the endpoint gives them. A call without an id gets one of nine letters and digits."""
+        if not self.task.tools:
+            return Turn(generation.text)
+        if self.contract is not None:
+            parsed = self.contract.parse_turn(generation.token_ids)
+            turn = Turn(parsed.content, parsed.calls, parsed.errors)
+        else:
+            calls = [ToolCall(call.name, call.arguments, call.id) for call in generation.calls if not call.is_error]
+            turn = Turn(generation.text, tuple(calls), tuple(call.result for call in generation.calls if call.is_error))
+        calls = [call if call.id else replace(call, id=f"call{step:02d}{n:03d}") for n, call in enumerate(turn.calls)]
+        content = turn.content if turn.calls or not turn.errors else generation.text  # what could not be read stays to be seen
+        return Turn(content, tuple(calls), turn.errors)
+
+    def _record(self, results: Sequence[ToolResult]) -> None:
+        records = [
+            CallRecord(call.name, call.arguments, result.status, result.content, result.is_error, self.step - 1, result.seconds, call.id)
+            for call, result in zip(self.pending.calls, results, strict=True)
+        ]
+        records += [CallRecord("", {}, "error", error, True, self.step - 1) for error in self.pending.errors]
+        self._calls += records
+        if self.on_call:
+            for record in records:
+                self.on_call(record)
+
+
+def turn_seed(seed: int, step: int) -> int:
+    """The first turn has the seed itself; later ones draw other numbers than any first turn."""
+    return seed if step == 0 else int.from_bytes(hashlib.sha256(f"{seed}/{step}".encode()).digest()[:8], "little")
