@@ -1,6 +1,7 @@
 """Template, tokenizer and supervision masks under one contract."""
 
-from posttrain.chat.contract import CONTRACT_FILE, ChatContract, load_record
+from posttrain.chat.call_format import CallFormat, ParsedTurn
+from posttrain.chat.contract import CONTRACT_FILE, ChatContract, load_record, template_text
 from posttrain.chat.golden import describe_difference
 from posttrain.chat.mask_report import (
     MaskReport,
@@ -17,9 +18,11 @@ from posttrain.chat.supervision import MASK_KINDS, MaskKind
 __all__ = [
     "CONTRACT_FILE",
     "MASK_KINDS",
+    "CallFormat",
     "ChatContract",
     "MaskKind",
     "MaskReport",
+    "ParsedTurn",
     "RowNote",
     "demonstrations_of",
     "describe_difference",
@@ -28,5 +31,6 @@ __all__ = [
     "report_lines",
     "sample_segments",
     "show_sample",
+    "template_text",
     "unprinted",
 ]

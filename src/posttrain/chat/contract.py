@@ -3,6 +3,7 @@
 import functools
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from importlib import resources
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
@@ -14,14 +15,15 @@ from tokenizers import Encoding
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from posttrain.chat.alignment import Aligner, Span, encoded
+from posttrain.chat.call_format import CallFormat, ParsedTurn, derive_call_format
 from posttrain.chat.control import OPEN, ControlText, literals, unmark
 from posttrain.chat.golden import SCHEMA, GoldenConversation, describe_difference, golden_renderings
 from posttrain.chat.identity import chat_special_tokens, identity_hashes, plain_backend
-from posttrain.chat.rendering import TEMPLATE_DATE, TemplateRenderer
+from posttrain.chat.rendering import PROBE_CHAT, PROBE_TOOL, TEMPLATE_DATE, TemplateRenderer
 from posttrain.chat.supervision import MaskKind, SpanFinder, derive_turn_ends, supervised_turns
 from posttrain.config import model_cache
 from posttrain.config.files import write_json
-from posttrain.errors import ContractError
+from posttrain.errors import ContractError, suggest
 from posttrain.records import Demonstration, Message, TokenSequence
 
 CONTRACT_FILE = "contract.json"
@@ -145,6 +147,39 @@ class ChatContract:
         """Text of generated ids without special tokens, spaces untouched."""
         return str(self._backend.decode([int(i) for i in ids], skip_special_tokens=skip_special_tokens))
 
+    @functools.cached_property
+    def call_format(self) -> CallFormat | None:
+        """How the template writes tool calls; None where it prints none. Raises ContractError where it cannot be told."""
+        if self._renderer.call_form is None:
+            return None
+        return derive_call_format(lambda turn: self._spans.turn_text([PROBE_CHAT[0], turn], (PROBE_TOOL,)))
+
+    def parse_turn(self, ids: Sequence[int] | NDArray[np.int32]) -> ParsedTurn:
+        """What a generated turn says: content, calls, and what is wrong with calls that cannot be read. ``ids`` may hold the end token."""
+        tokens = [int(i) for i in ids]
+        if tokens and tokens[-1] in self.eos_token_ids:
+            tokens.pop()
+        text = self.decode(tokens, skip_special_tokens=False)
+        return self.call_format.parse(text) if self.call_format else ParsedTurn(text)
+
+    def continuation(self, messages: Sequence[Message], *, tools: Tools = ()) -> NDArray[np.int32]:
+        """int32 [token]: what the template writes after the end token of the last assistant turn, up to and with the generation prompt.
+
+        An episode's ids are prompt, generated turn, continuation, generated turn, ...; nothing is encoded twice, and for turns written as
+        the template writes them the sum is :meth:`encode` of the whole. Raises ContractError where the template rewrites what stands
+        before that turn once these messages follow.
+        """
+        turn = max((i for i, message in enumerate(messages) if message.role == "assistant"), default=-1)
+        if turn < 0:
+            raise ContractError(
+                "there is no assistant turn to continue after", hint="encode(messages, add_generation_prompt=True) begins one"
+            )
+        marked, marked_tools = self._marked(messages, tools)
+        text = self._spans.following(marked, marked_tools, turn)
+        if marked is not messages:
+            self._check_marks(text, self._spans.following(messages, tools, turn))
+        return np.array(self._control.encode(text).ids[1:], dtype=np.int32)
+
     def record(self) -> dict[str, Any]:
         """Plain JSON: hashes, template, special tokens, golden conversations, library versions. What ``contract.json`` holds."""
         hashes = dict(self.hashes)
@@ -239,6 +274,18 @@ class ChatContract:
             return cls(tokenizer, template)
         except ContractError as error:
             raise ContractError(f"{folder}: {error.message}", hint=error.hint) from None
+
+
+def template_text(name_or_path: str | Path) -> str:
+    """The Jinja text of a template file, or of a template this package brings (``"chatml-tools"``)."""
+    shipped = {file.name.removesuffix(".jinja"): file for file in (resources.files("posttrain.chat") / "templates").iterdir()}
+    file = shipped.get(str(name_or_path)) or Path(name_or_path)
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        hint = "give a Jinja file; " + suggest(str(name_or_path), shipped)
+        raise ContractError(f"template '{name_or_path}' cannot be read: {reason}", hint=hint) from None
 
 
 def load_record(path: str | Path) -> dict[str, Any]:

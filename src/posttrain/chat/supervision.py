@@ -121,6 +121,25 @@ class SpanFinder:
                 raise ContractError("the supervised turns overlap in the rendering", hint="the template does not keep the turns in order")
         return whole, spans
 
+    def turn_text(self, messages: Sequence[Message], tools: Sequence[Any]) -> str:
+        """What the model generates for the last message, its end token left out."""
+        whole, [(begin, end)] = self.find(messages, tools, [len(messages) - 1])
+        text = whole[begin:end]
+        return next(text.removesuffix(one.token) for one in self._ends if text.endswith(one.token))
+
+    def following(self, messages: Sequence[Message], tools: Sequence[Any], turn: int) -> str:
+        """What is written behind assistant turn ``turn``, with the generation prompt; it begins with the turn's end token.
+
+        Raises ContractError where the template writes the history before that turn otherwise once others follow.
+        """
+        _, [(begin, end)] = self.find(messages, tools, [turn])
+        whole = self._renderer.render(messages, tools=tools, add_generation_prompt=True)
+        prompt = self._renderer.render(messages[:turn], tools=tools, add_generation_prompt=True)
+        if begin != len(prompt) or not whole.startswith(prompt):
+            raise _refusal(turn, "what stands before it changes once other messages follow", prompt, whole, _NEW_EPISODE)
+        token = next(one.token for one in self._ends if whole.endswith(one.token, begin, end))
+        return whole[end - len(token) :]
+
     def _turn_end(self, through: str, turn: int) -> int:
         for end in self._ends:
             if through.endswith(end.token + end.rest):
@@ -179,6 +198,7 @@ _FIRST_MARK, _LAST_MARK = "\U000f0000", "\U000ffffd"
 _MARKS = re.compile(f"([{_FIRST_MARK}-{_LAST_MARK}])")
 _LAST_ONLY = "supervise the last turn only (mask 'last'), or use a template that keeps assistant turns as they are"
 
+_NEW_EPISODE = "begin a new prompt there, or use a template that keeps earlier turns as they are"
 _LAST = "use a template whose answers begin with its generation prompt (one that keeps the reasoning it asks for)"
 
 
