@@ -173,7 +173,7 @@ def _type_problem(value: Any, accepted: Sequence[Any], expected: type, items: ty
     usual = _first_type(accepted)
     if type(value) is not expected:
         return ("", True) if usual is type(value) else ("type", False)
-    if items is not None and not any(_items_fit(value, one, items) for one in accepted):
+    if isinstance(value, list) and items is not None and not any(_items_fit(value, one, items) for one in accepted):
         return "nested_type" if usual is list else "type", False
     return "", usual not in (None, expected)
 
