@@ -1,6 +1,7 @@
 """One episode as it grows: messages and exact token ids side by side, every call recorded, every limit looked at in one place."""
 
 import hashlib
+import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from posttrain.episodes.settings import EpisodeSettings, EpisodeTask
+from posttrain.errors import ContractError
 from posttrain.records import (
     CallRecord,
     Constraint,
@@ -38,6 +40,7 @@ class Turn:
     content: str
     calls: tuple[ToolCall, ...] = ()
     errors: tuple[str, ...] = ()
+    reasoning: str | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -85,16 +88,19 @@ class Progress:
         return tuple(self._messages)
 
     @property
+    def transcript(self) -> tuple[Message, ...]:
+        """What came after the prompt."""
+        return tuple(self._messages[len(self.task.messages) :])
+
+    @property
+    def _num_after_prompt(self) -> int:
+        return self._num_total - self._num_prompt
+
+    @property
     def room(self) -> int:
-        """Tokens the next turn may have; at most 0 when the episode is full."""
-        room = self.sampling.max_new_tokens
-        if self.step:
-            room = min(room, self.settings.max_tokens - (self._num_total - self._num_prompt))
-        else:
-            room = min(room, self.settings.max_tokens)
-        if self.context_length is not None:
-            room = min(room, self.context_length - self._num_total)
-        return room
+        """Tokens that may still come; at most 0 when the episode is full."""
+        room = self.settings.max_tokens - self._num_after_prompt
+        return room if self.context_length is None else min(room, self.context_length - self._num_total)
 
     def request(self) -> GenerationRequest:
         """What the generator is asked next: the exact ids so far where they are known."""
@@ -102,8 +108,8 @@ class Progress:
         constraint = None
         if self.settings.constrain and self.task.tools:
             constraint = Constraint("tool_calls", "none" if last else "auto")
-        seed = self.sampling.seed if self.task.seed is None else self.task.seed
-        sampling = replace(self.sampling, seed=turn_seed(seed, self.step), max_new_tokens=max(1, self.room))
+        seed = turn_seed(self.sampling.seed if self.task.seed is None else self.task.seed, self.step)
+        sampling = replace(self.sampling, seed=seed, max_new_tokens=max(1, min(self.sampling.max_new_tokens, self.room)))
         return GenerationRequest(self.messages, self.task.tools, sampling, self.task.id, tuple(self._ids), constraint)
 
     def take_turn(self, generation: Generation) -> Sequence[ToolCall]:
@@ -119,7 +125,7 @@ class Progress:
             return ()
         turn = self._read_turn(generation, step)
         self.pending = turn
-        self._messages.append(Message("assistant", turn.content, turn.calls))
+        self._messages.append(Message("assistant", turn.content, turn.calls, reasoning=turn.reasoning))
         if not turn.calls and not turn.errors:
             self.finish_reason = "answer"
         elif self.task.environment is None:
@@ -136,27 +142,38 @@ class Progress:
         """Add the results of the calls of the last turn, and what the template writes around them."""
         turn = self.pending
         results = [*results, *[ToolResult(ONE_CALL, True, "error")] * (len(turn.calls) - len(results))]
+        results = [replace(result, content=plain(result.content)) for result in results]
         self._record(results)
-        for call, result in zip(turn.calls, results, strict=True):
-            self._messages.append(Message("tool", result.content, tool_call_id=call.id, name=call.name))
-        for error in turn.errors:
-            self._messages.append(Message("tool" if turn.calls else "user", error))
+        contents = [result.content for result in results]
+        if contents:  # what is wrong with the other calls of the turn stands behind the last result: every call has its own message
+            contents[-1] = "\n".join([contents[-1], *turn.errors])
+        for call, content in zip(turn.calls, contents, strict=True):
+            self._messages.append(Message("tool", content, tool_call_id=call.id, name=call.name))
+        if not turn.calls:
+            self._messages.append(Message("user", "\n".join(turn.errors)))
         refused = bool(results) and all(result.status == "over_budget" for result in results)
         self._num_refused_turns = self._num_refused_turns + 1 if refused else 0
+        between = self._between()
         if self._num_refused_turns >= MAX_REFUSED_TURNS:
             self.finish_reason = "budget"
-            return
-        if self.contract is not None:
-            between = [int(token) for token in self.contract.continuation(self._messages, tools=self.task.tools)]
-            if self._ids[-1] not in self.contract.eos_token_ids:  # a stop string ended the turn
-                between.insert(0, self.contract.eos_token_ids[0])
-            full = self.settings.max_tokens - (self._num_total - self._num_prompt) - len(between)
-            if full <= 0 or (self.context_length is not None and self._num_total + len(between) >= self.context_length):
-                self.finish_reason = "max_tokens"
-                return
-            self._read(between)
-        elif self.room <= 0:
+        elif self.room <= len(between):
             self.finish_reason = "max_tokens"
+        else:
+            self._read(between)
+
+    def _between(self) -> list[int]:
+        """What the template writes from the end of the last turn to the beginning of the next; empty where ids are not known."""
+        if self.contract is None:
+            return []
+        try:
+            ids = self.contract.continuation(self._messages, tools=self.task.tools)
+        except ContractError:
+            if self._messages[-1].role == "tool":
+                raise
+            self._messages[-1] = replace(self._messages[-1], role="tool")  # a template that drops the reasoning before a user's turn
+            ids = self.contract.continuation(self._messages, tools=self.task.tools)
+        stopped = self._ids[-1] not in self.contract.eos_token_ids  # a stop string ended the turn, so its end token is missing
+        return [*self.contract.eos_token_ids[:stopped], *(int(token) for token in ids)]
 
     def fail(self, error: str) -> None:
         """End the episode: something around the model broke."""
@@ -203,13 +220,16 @@ class Progress:
             return Turn(generation.text)
         if self.contract is not None:
             parsed = self.contract.parse_turn(generation.token_ids)
-            turn = Turn(parsed.content, parsed.calls, parsed.errors)
+            turn = Turn(parsed.content, parsed.calls, parsed.errors, parsed.reasoning)
         else:
             calls = [ToolCall(call.name, call.arguments, call.id) for call in generation.calls if not call.is_error]
             turn = Turn(generation.text, tuple(calls), tuple(call.result for call in generation.calls if call.is_error))
-        calls = [call if call.id else replace(call, id=f"call{step:02d}{n:03d}") for n, call in enumerate(turn.calls)]
+        calls = [
+            ToolCall(plain(call.name), plain(dict(call.arguments)), call.id or f"call{step:02d}{n:03d}")
+            for n, call in enumerate(turn.calls)
+        ]
         content = turn.content if turn.calls or not turn.errors else generation.text  # what could not be read stays to be seen
-        return Turn(content, tuple(calls), turn.errors)
+        return replace(turn, content=plain(content), calls=tuple(calls))
 
     def _record(self, results: Sequence[ToolResult]) -> None:
         records = [
@@ -221,6 +241,11 @@ class Progress:
         if self.on_call:
             for record in records:
                 self.on_call(record)
+
+
+def plain(value: Any) -> Any:
+    """A JSON value as a file can hold it: halves of surrogate pairs become question marks, numbers that are none their names."""
+    return json.loads(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"), parse_constant=str)
 
 
 def turn_seed(seed: int, step: int) -> int:

@@ -1,14 +1,13 @@
 """The tool loop: episodes go on side by side in one continuous batch; tools run in worker threads while other rows decode."""
 
-import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from queue import Empty, SimpleQueue
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from posttrain.episodes.progress import Progress
+from posttrain.episodes.progress import Progress, plain
 from posttrain.episodes.settings import EpisodeSettings, EpisodeTask
 from posttrain.errors import ContractError, DataError
 from posttrain.records import CallRecord, Episode, SamplingSettings, ToolCall, ToolResult
@@ -36,7 +35,7 @@ class EpisodeRunner:
         self._settings, self._sampling = settings, sampling
         self._contract = getattr(generator, "contract", None)
         self._context_length: int | None = getattr(generator, "context_length", None)
-        self._session = generator.open()
+        self.session = generator.open()
         self._workers = ThreadPoolExecutor(NUM_WORKERS, thread_name_prefix="tools")
         self._inbox: SimpleQueue[Work] = SimpleQueue()
         self._open: set[Progress] = set()
@@ -44,12 +43,12 @@ class EpisodeRunner:
         self._finished: list[tuple[Progress, Episode]] = []
 
     def __enter__(self) -> "EpisodeRunner":
-        self._session.__enter__()
+        self.session.__enter__()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         try:
-            self._session.__exit__(kind, error, trace)
+            self.session.__exit__(kind, error, trace)
         finally:
             self._workers.shutdown(wait=True, cancel_futures=True)
             for progress in self._open:
@@ -81,7 +80,7 @@ class EpisodeRunner:
         """Go on with every episode: a step of the generator, results of tools. Returns the episodes that are over."""
         self._read_inbox(0.0 if self._tickets else timeout_seconds)
         if self._tickets:
-            for ticket in self._session.advance(TOOL_POLL_SECONDS if len(self._tickets) < len(self._open) else timeout_seconds):
+            for ticket in self.session.advance(TOOL_POLL_SECONDS if len(self._tickets) < len(self._open) else timeout_seconds):
                 found = self._tickets.pop(id(ticket), None)
                 if found is not None:
                     self._answered(found[0], ticket)
@@ -103,7 +102,7 @@ class EpisodeRunner:
             self._finish(progress)
             return
         try:
-            ticket = self._session.submit(progress.request(), on_text=progress.on_text)
+            ticket = self.session.submit(progress.request(), on_text=progress.on_text)
         except DataError as error:
             self._refused(progress, error)
         else:
@@ -158,7 +157,7 @@ class EpisodeRunner:
         for key, (owner, ticket) in list(self._tickets.items()):
             if owner is progress:
                 del self._tickets[key]
-                self._session.cancel(ticket)
+                self.session.cancel(ticket)
                 self._finish(progress)
 
     def _finish(self, progress: Progress) -> None:
@@ -195,7 +194,7 @@ def run_episodes(
     ``concurrency``: how many go on at once (the generator's batch size where it has one); tasks are taken as there is room. Raises what the
     generator raises for a request (DataError, ConfigError, InfrastructureError); episodes that were handed to ``on_done`` are finished.
     """
-    at_once: int = concurrency or getattr(generator, "batch_size", 4)
+    at_once: int = getattr(generator, "batch_size", 4) if concurrency is None else concurrency
     waiting = enumerate(tasks)
     numbers: dict[Progress, int] = {}
     episodes: dict[int, Episode] = {}
@@ -236,8 +235,7 @@ def _conclude(progress: Progress) -> None:
     environment = _environment(progress)
     try:
         if not broken:
-            outcome: Mapping[str, Any] = environment.outcome(progress.messages)
-            progress.outcome = json.loads(json.dumps(outcome, allow_nan=False))
+            progress.outcome = plain(environment.outcome(progress.transcript))
     finally:
         progress.environment = None
         environment.close()

@@ -3,14 +3,16 @@
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from posttrain.config import content_hash, file_hash
 from posttrain.config.files import write_json, write_text
 from posttrain.errors import ConfigError
-from posttrain.evaluation.cache import GenerationCache, request_hash
+from posttrain.evaluation.cache import GenerationCache, episode_rows, request_hash
 from posttrain.evaluation.cases import Case
+from posttrain.evaluation.episodes import answer_with_tools, depends_on, is_episode, world_versions
 from posttrain.evaluation.freeze import read_lock
 from posttrain.evaluation.machine import machine_name
 from posttrain.evaluation.results import (
@@ -126,9 +128,10 @@ def _answer_cached(
 ) -> list[_Asked]:
     """Write the samples whose answers are in the cache; return the others with their requests and cache keys."""
     ask: list[_Asked] = []
+    versions = world_versions(suite)
     for case, sample in todo:
         request = GenerationRequest(case.messages, case.tools, suite.config.sampling.settings(sample), f"{case.id}#{sample}")
-        key = request_hash(identity, request)
+        key = request_hash(identity, request, depends_on(suite, case, versions))
         found = cache.get(key)
         if found is None:
             ask.append((case, sample, request, key))
@@ -149,16 +152,21 @@ def _answer_rest(
 ) -> None:
     """Generate what is missing; every answer is cached, scored and written as it arrives."""
 
-    def on_done(index: int, generation: Generation) -> None:
-        case, sample, _, key = ask[index]
+    def keep(asked: list[_Asked], index: int, generation: Generation) -> None:
+        case, sample, _, key = asked[index]
         generation = replace(generation, text=generation.text.encode("utf-8", "replace").decode())  # half of a surrogate pair is no text
         if generation.finish_reason != "error":
             cache.put(key, generation)
         writer.add(_result(suite.scorers, case, sample, generation, seconds=generation.seconds, concurrency=concurrency))
         progress.add(cached=False)
 
-    if ask:
-        generator.generate([request for _, _, request, _ in ask], on_done=on_done)
+    plain = [asked for asked in ask if not is_episode(suite, asked[0])]
+    if plain:
+        generator.generate([request for _, _, request, _ in plain], on_done=partial(keep, plain))
+    episodes = [asked for asked in ask if is_episode(suite, asked[0])]
+    if episodes:
+        requests = [(case, request) for case, _, request, _ in episodes]
+        answer_with_tools(suite, requests, generator, partial(keep, episodes), concurrency)
 
 
 def _result(
@@ -176,6 +184,7 @@ def _result(
         concurrency=concurrency,
         scores=score_sample(built, case, generation),
         token_ids=tuple(generation.token_ids) if any(scorer.needs_models for scorer in built) else (),
+        **episode_rows(generation),
     )
 
 
@@ -186,7 +195,8 @@ def score_sample(built: Iterable[BuiltScorer], case: Case, generation: Generatio
         if scorer.needs_models:
             continue
         if generation.finish_reason == "error":
-            scores |= {output: unscored(output, "no answer was generated") for output in scorer.outputs}
+            reason = str(generation.outcome.get("error", "no answer was generated"))
+            scores |= {output: unscored(output, reason) for output in scorer.outputs}
         else:
             scores |= {score.name: score for score in cast(Scorer, scorer.score)(case, generation)}
     return scores
@@ -214,6 +224,7 @@ def _open_folder(
         "generator_hash": content_hash(identity),
         "trained_at": trained_at,
         "models": _identity_of(models) if models and suite.needs_models else {},
+        "worlds": world_versions(suite),
     }
     if (root / RUN).is_file():
         before = json.loads((root / RUN).read_text(encoding="utf-8"))
@@ -221,6 +232,7 @@ def _open_folder(
             ("suite", before["suite"]["hash"], suite.hash),
             ("model or generator", before["generator_hash"], run["generator_hash"]),
             ("reference or reward model", content_hash(before.get("models", {})), content_hash(run["models"])),
+            ("version of a world", content_hash(before.get("worlds", {})), content_hash(run["worlds"])),
         ):
             if old != new:
                 raise ConfigError(f"{root} holds results of another {what} ({old[:18]}, now {new[:18]})", hint="use another folder")

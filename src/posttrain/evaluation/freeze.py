@@ -123,5 +123,4 @@ def _flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _parts(suite: Suite) -> dict[str, Any]:
-    settings = suite.config.dump() | {"cases": "", "description": ""}
-    return {"settings": settings, "files": dict(suite.files), "cases": {case.id: case.hash for case in suite.cases}}
+    return {"settings": suite.config.settings, "files": dict(suite.files), "cases": {case.id: case.hash for case in suite.cases}}

@@ -4,7 +4,7 @@ import errno
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,16 @@ from posttrain.evaluation.scores import Score
 RUN, CASES, RESULTS, SUMMARY = "run.json", "cases.jsonl", "results.jsonl", "summary.json"
 MODEL_SCORES = "model_scores.jsonl"
 """Scores that came after generation: a line a sample and scorer, beside ``results.jsonl``."""
+OPTIONAL = ("token_ids", "transcript", "calls", "outcome")
+"""Fields of a sample that are left out of its line where empty."""
 
 
 @dataclass(frozen=True, slots=True)
 class SampleResult:
     """One sample: what was answered, what it cost and how it scored. ``seconds`` is None when the answer came from the cache.
 
-    ``token_ids`` are those generated, kept where a score of the suite needs them.
+    ``token_ids`` are those generated, kept where a score of the suite needs them. Of an answer with tools: ``transcript`` is what model and
+    tools wrote (messages as in ``cases.jsonl``), ``calls`` every call with its result, ``outcome`` what the world said at the end.
     """
 
     case: str
@@ -34,6 +37,9 @@ class SampleResult:
     concurrency: int
     scores: Mapping[str, Score]
     token_ids: tuple[int, ...] = ()
+    transcript: tuple[Mapping[str, Any], ...] = ()
+    calls: tuple[Mapping[str, Any], ...] = ()
+    outcome: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def key(self) -> tuple[str, int]:
@@ -100,7 +106,8 @@ def read_results(path: Path) -> list[SampleResult]:
             try:
                 data = json.loads(line)
                 scores = {name: Score(name, **score) for name, score in data.pop("scores").items()}
-                results.append(SampleResult(**data | {"token_ids": tuple(data.get("token_ids", ()))}, scores=scores))
+                tuples = {name: tuple(data.get(name, ())) for name in ("token_ids", "transcript", "calls")}
+                results.append(SampleResult(**data | tuples, scores=scores))
             except (ValueError, TypeError, KeyError, AttributeError) as error:
                 raise DataError(f"{path}:{number}: damaged line: {error}", hint="remove the folder and evaluate again") from None
     return results
@@ -142,7 +149,7 @@ class ResultsWriter:
         """Append one sample."""
         data = asdict(result)
         data["scores"] = scores_row(result.scores)
-        self.add_row({key: value for key, value in data.items() if key != "token_ids" or value})
+        self.add_row({key: value for key, value in data.items() if key not in OPTIONAL or value})
 
     def add_row(self, data: Mapping[str, Any]) -> None:
         """Append one line."""

@@ -9,6 +9,7 @@ from pydantic import Field
 
 import posttrain.evaluation.scoring  # noqa: F401  (registers the built-in scorers)
 from posttrain.config import Config, content_hash, file_hash, parse, read_yaml
+from posttrain.episodes import EpisodeSettings
 from posttrain.errors import ConfigError
 from posttrain.evaluation.cases import Case, read_cases
 from posttrain.evaluation.scores import ModelScorer, Scorer, ScorerContext, scorers
@@ -51,6 +52,8 @@ class SuiteConfig(Config):
     """How answers are decoded."""
     samples_per_case: int = Field(1, ge=1, le=1000)
     """Answers drawn for each case; more than one gives pass@k and needs a temperature."""
+    episode: EpisodeSettings | None = None
+    """Cases with tools run as episodes within these limits; the world a case names answers the calls, without one they are recorded."""
     scorers: tuple[dict[str, dict[str, Any] | None], ...] = Field(min_length=1)
     """Each is one scorer with its options: ``- json_schema: {file: answer.schema.json}``."""
     slices: tuple[str, ...] = ()
@@ -59,6 +62,12 @@ class SuiteConfig(Config):
     """Above this share of samples a scorer could not score, the gate stops as an infrastructure failure."""
     allow_python: bool = False
     """Let `python` scorers run code from files beside the suite."""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What counts for the suite's hash besides cases and files. A suite without episodes hashes as before there were any."""
+        unset = {"episode"} if self.episode is None else set()
+        return self.model_dump(mode="json", exclude=unset) | {"cases": "", "description": ""}
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,8 +151,7 @@ def read_suite(path: str | Path) -> Suite:
     if config.samples_per_case > 1 and config.sampling.temperature == 0:
         raise ConfigError(f"{file}: samples_per_case {config.samples_per_case} with temperature 0 gives the same answer each time")
     built, files = _build_scorers(config, file)
-    settings = config.dump() | {"cases": "", "description": ""}
-    identity = {"settings": settings, "cases": [case.hash for case in cases], "files": files}
+    identity = {"settings": config.settings, "cases": [case.hash for case in cases], "files": files}
     return Suite(config, file, tuple(cases), built, files, "suite:" + content_hash(identity))
 
 

@@ -130,7 +130,17 @@ def summarise(
             "completion": _amounts([s.num_completion_tokens for s in samples]),
         },
         "latency": latency_of(samples),
+        **_tool_use([sample for sample in samples if sample.transcript]),
     }
+
+
+def _tool_use(samples: Sequence[SampleResult]) -> dict[str, Any]:
+    """Calls per request of the answers that had tools, and the share of calls that failed; nothing where none had."""
+    if not samples:
+        return {}
+    failed = [bool(call["is_error"]) for sample in samples for call in sample.calls]
+    amounts = _amounts([len(sample.calls) for sample in samples])
+    return {"tool_calls": {"num_samples": len(samples), **amounts, "failed_share": sum(failed) / len(failed) if failed else 0.0}}
 
 
 def latency_of(samples: Iterable[SampleResult]) -> list[dict[str, Any]]:
@@ -177,6 +187,9 @@ def summary_lines(summary: Mapping[str, Any]) -> list[str]:
         lines.append(f"  {name:<{width}}  {_rate_line(entry['overall'])}")
     tokens = summary["tokens"]
     lines.append(f"  tokens: prompt mean {tokens['prompt']['mean']:.0f}, answer mean {tokens['completion']['mean']:.1f}")
+    if calls := summary.get("tool_calls"):
+        failed = f", {100 * calls['failed_share']:.1f} % of them failed" if calls["total"] else ""
+        lines.append(f"  tool calls: mean {calls['mean']:.2f}, p95 {calls['p95']:.0f} a request with tools{failed}")
     for place in summary["latency"]:
         p50, p95 = place["p50"]["value"], place["p95"]["value"]
         where = f"{place['num_measured']} answers, {place['machine']}, {place['concurrency']} at once"
