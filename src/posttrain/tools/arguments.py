@@ -1,0 +1,118 @@
+"""Arguments of a call against the parameters of a tool: what is wrong, in sentences a model can act on."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from jsonschema.exceptions import ValidationError
+
+from posttrain.errors import suggest
+from posttrain.tools.failures import InvalidArguments
+from posttrain.tools.schema import validator_of
+
+MAX_PROBLEMS = 8
+_BOUNDS = {
+    "minimum": ">= {}",
+    "maximum": "<= {}",
+    "exclusiveMinimum": "> {}",
+    "exclusiveMaximum": "< {}",
+    "multipleOf": "a multiple of {}",
+    "minLength": "at least {} characters",
+    "maxLength": "at most {} characters",
+    "pattern": "matching {}",
+    "minItems": "at least {} items",
+    "maxItems": "at most {} items",
+}
+
+
+def plain_json(arguments: Any) -> dict[str, Any]:
+    """A fresh copy of ``arguments`` as plain JSON; InvalidArguments when it is not an object of JSON values."""
+    if not isinstance(arguments, Mapping):
+        raise InvalidArguments([f"the arguments are {_short(arguments)}; expected an object"])
+    try:
+        copy = json.loads(json.dumps(dict(arguments), allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise InvalidArguments([f"the arguments are not JSON: {error}"]) from None
+    except RecursionError:
+        raise InvalidArguments(["the arguments are nested too deep"]) from None
+    return dict(copy)
+
+
+def check_arguments(parameters: Mapping[str, Any], arguments: Mapping[str, Any]) -> None:
+    """Raise InvalidArguments with a sentence for each argument that does not fit ``parameters``, at most :data:`MAX_PROBLEMS`."""
+    try:
+        errors = sorted(validator_of(parameters).iter_errors(arguments), key=lambda error: [str(part) for part in error.absolute_path])
+    except RecursionError:
+        raise InvalidArguments(["the arguments are nested too deep"]) from None
+    problems = list(dict.fromkeys(sentence for error in errors for sentence in _sentences(error)))
+    if problems:
+        more = len(problems) - MAX_PROBLEMS
+        raise InvalidArguments(problems[:MAX_PROBLEMS] + ([f"and {more} more"] if more > 0 else []))
+
+
+def describe(schema: Any) -> str:
+    """What a schema accepts, in a few words: ``integer >= 1``, ``one of "EUR", "USD"``."""
+    if not isinstance(schema, Mapping):
+        return "nothing" if schema is False else "any value"
+    if "const" in schema:
+        return _short(schema["const"])
+    if isinstance(schema.get("enum"), list):
+        return "one of " + ", ".join(_short(value) for value in schema["enum"][:20]) + (" ..." if len(schema["enum"]) > 20 else "")
+    for key in ("anyOf", "oneOf"):
+        if isinstance(schema.get(key), list):
+            return " or ".join(dict.fromkeys(describe(option) for option in schema[key][:6]))
+    kinds = schema.get("type", "value")
+    words = [" or ".join(kinds) if isinstance(kinds, list) else str(kinds)]
+    if schema.get("format"):
+        words.append(f"({schema['format']})")
+    if words[0] == "array" and isinstance(schema.get("items"), Mapping):
+        words.append(f"of {describe(schema['items'])}")
+    words += [text.format(schema[key]) for key, text in _BOUNDS.items() if key in schema]
+    return " ".join(words)
+
+
+def hide_secrets(parameters: Mapping[str, Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """``arguments`` with the values of password-like parameters (``format: password`` or ``writeOnly``) replaced by ``(hidden)``."""
+    properties = parameters.get("properties", {})
+    return {name: "(hidden)" if _is_secret(properties.get(name)) else value for name, value in arguments.items()}
+
+
+def _sentences(error: ValidationError) -> list[str]:
+    where = _path(error)
+    if error.validator == "required" and isinstance(error.instance, Mapping):
+        missing = [name for name in error.validator_value if name not in error.instance]
+        properties = error.schema.get("properties", {})
+        return [f"{_join(where, name)} is missing; expected {describe(properties.get(name, {}))}" for name in missing]
+    if error.validator == "additionalProperties" and isinstance(error.instance, Mapping) and error.validator_value is False:
+        known = error.schema.get("properties", {})
+        extra = [name for name in error.instance if name not in known]
+        return [f"{_join(where, name)[:80]} is not an argument; {suggest(name, known)}" for name in extra]
+    value = "(hidden)" if _is_secret(error.schema) else _short(error.instance)
+    expected = describe(error.schema)
+    if error.validator == "enum" and isinstance(error.instance, str):
+        near = suggest(error.instance[:80], [choice for choice in error.validator_value if isinstance(choice, str)])
+        return [f"{where} is {value}; expected {expected}" + (f"; {near}" if near.startswith("did") else "")]
+    return [f"{where} is {value}; expected {expected}"]
+
+
+def _is_secret(schema: Any) -> bool:
+    if not isinstance(schema, Mapping):
+        return False
+    options = [option for key in ("anyOf", "oneOf", "allOf") for option in schema.get(key, ())]
+    return schema.get("format") == "password" or schema.get("writeOnly") is True or any(_is_secret(option) for option in options)
+
+
+def _path(error: ValidationError) -> str:
+    return ".".join(str(part)[:60] for part in error.absolute_path) or "the arguments object"
+
+
+def _join(where: str, name: str) -> str:
+    return name if where == "the arguments object" else f"{where}.{name}"
+
+
+def _short(value: Any) -> str:
+    try:
+        text = json.dumps(value, ensure_ascii=False)
+    except (TypeError, ValueError, RecursionError):
+        text = f"a {type(value).__name__}"
+    return text if len(text) <= 80 else f"{text[:60]}... ({len(text):,} characters)"

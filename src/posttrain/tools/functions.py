@@ -1,0 +1,153 @@
+"""A tool from a Python function: its type hints become the schema, its docstring the descriptions."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any, get_type_hints, overload
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic.errors import PydanticUserError
+from pydantic.fields import FieldInfo
+
+from posttrain.errors import ConfigError
+from posttrain.tools.access import Caller
+from posttrain.tools.docstrings import read_docstring
+from posttrain.tools.failures import InvalidArguments
+from posttrain.tools.tool import Tool
+
+_DATA = ("default", "const", "enum", "examples")
+
+
+class TypedFunction:
+    """Calls a function with JSON arguments turned into the types of its hints (dates, enums, models, contained paths)."""
+
+    def __init__(self, function: Callable[..., Any], model: type[BaseModel], caller_argument: str) -> None:
+        self.__wrapped__ = function
+        self._model = model
+        self._caller_argument = caller_argument
+
+    def __call__(self, **arguments: Any) -> Any:
+        """Call it; InvalidArguments when a value does not become what the hint asks for."""
+        caller = {self._caller_argument: arguments.pop(self._caller_argument)} if self._caller_argument in arguments else {}
+        try:
+            checked = self._model.model_validate(arguments)
+        except ValidationError as error:
+            raise InvalidArguments([_sentence(problem) for problem in error.errors(include_url=False)]) from None
+        values = {str(type(checked).model_fields[field].alias): getattr(checked, field) for field in checked.model_fields_set}
+        return self.__wrapped__(**values, **caller)
+
+
+@overload
+def tool(function: Callable[..., Any], **options: Any) -> Tool: ...
+@overload
+def tool(function: None = None, **options: Any) -> Callable[[Callable[..., Any]], Tool]: ...
+def tool(function: Callable[..., Any] | None = None, **options: Any) -> Tool | Callable[[Callable[..., Any]], Tool]:
+    """A :class:`Tool` from a function; a decorator, bare or with options: ``@tool(action=True, roles=("treasurer",))``.
+
+    Name and description come from the function unless ``name`` or ``description`` are given; the other options are :class:`Tool`'s. Every
+    parameter needs a type hint. A parameter hinted ``Caller`` receives the caller and is not shown to the model. Raises ConfigError.
+    """
+    if function is None:
+        return lambda decorated: _build(decorated, options)
+    return _build(function, options)
+
+
+def _build(function: Callable[..., Any], options: dict[str, Any]) -> Tool:
+    options = dict(options)
+    name = str(options.pop("name", "") or getattr(function, "__name__", "function"))
+    description, about = read_docstring(function.__doc__)
+    model, caller_argument = _model_of(function, name, about)
+    settings = {"description": description, "caller_argument": caller_argument, **options}
+    try:
+        return Tool(name=name, parameters=_schema_of(model), function=TypedFunction(function, model, caller_argument), **settings)
+    except TypeError as error:
+        raise ConfigError(f"tool '{name}': {error}".replace("Tool.__init__() ", ""), hint="options are the fields of Tool") from None
+
+
+def _model_of(function: Callable[..., Any], name: str, about: dict[str, str]) -> tuple[type[BaseModel], str]:
+    """A pydantic model with one field a parameter (numbered, the name as alias, so that any name works), and the caller's parameter."""
+    where = f"tool '{name}'"
+    try:
+        hints = get_type_hints(function, include_extras=True)
+    except (NameError, TypeError) as error:
+        raise ConfigError(f"{where}: its type hints cannot be read: {error}", hint="import the names that the hints use") from None
+    fields: dict[str, Any] = {}
+    caller_argument = ""
+    for index, (key, parameter) in enumerate(inspect.signature(function).parameters.items()):
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD, parameter.POSITIONAL_ONLY):
+            raise ConfigError(f"{where}: parameter '{parameter}' cannot be given by name", hint="use named parameters only")
+        if key not in hints:
+            raise ConfigError(f"{where}: parameter '{key}' has no type hint", hint=f"write {key}: str, or the type it has")
+        if hints[key] is Caller:
+            caller_argument = key
+            continue
+        default = ... if parameter.default is parameter.empty else parameter.default
+        fields[f"argument_{index}"] = (hints[key], _field(default, key, about.get(key)))
+    try:
+        return create_model("Arguments", __config__=ConfigDict(extra="forbid"), **fields), caller_argument
+    except (PydanticUserError, TypeError, ValueError) as error:
+        raise ConfigError(
+            f"{where}: a type hint has no JSON form: {str(error).splitlines()[0]}", hint="use types with a JSON form"
+        ) from None
+
+
+def _field(default: Any, alias: str, description: str | None) -> Any:
+    if isinstance(default, FieldInfo):
+        return FieldInfo.merge_field_infos(default, alias=alias, description=default.description or description)
+    return Field(default, alias=alias, description=description)
+
+
+def _schema_of(model: type[BaseModel]) -> dict[str, Any]:
+    try:
+        schema = model.model_json_schema()
+    except PydanticUserError as error:
+        raise ConfigError(f"a type hint has no JSON form: {str(error).splitlines()[0]}", hint="use types with a JSON form") from None
+    definitions = schema.pop("$defs", {})
+    plain: dict[str, Any] = _inline(schema, definitions, ())
+    if definitions and "#/$defs/" in str(plain):
+        plain["$defs"] = {name: _inline(node, {}, ()) for name, node in definitions.items()}
+    plain.setdefault("properties", {})
+    return plain
+
+
+def _inline(node: Any, definitions: dict[str, Any], inside: tuple[str, ...]) -> Any:
+    """The schema without titles and, where a definition does not contain itself, with the definition in place of its reference."""
+    if isinstance(node, list):
+        return [_inline(item, definitions, inside) for item in node]
+    if not isinstance(node, dict):
+        return node
+    name = str(node.get("$ref", "")).removeprefix("#/$defs/")
+    if name in definitions and not _contains(definitions[name], name, definitions, set()):
+        rest = {key: value for key, value in node.items() if key != "$ref"}
+        return _inline(definitions[name] | rest, definitions, (*inside, name))
+    result: dict[str, Any] = {}
+    for key, value in node.items():
+        if key == "title" and isinstance(value, str):
+            continue
+        if key == "properties" and isinstance(value, dict):
+            result[key] = {field: _inline(item, definitions, inside) for field, item in value.items()}
+        else:
+            result[key] = value if key in _DATA else _inline(value, definitions, inside)
+    return result
+
+
+def _contains(node: Any, name: str, definitions: dict[str, Any], seen: set[str]) -> bool:
+    """Whether following references from ``node`` leads to ``name``."""
+    if isinstance(node, list):
+        return any(_contains(item, name, definitions, seen) for item in node)
+    if not isinstance(node, dict):
+        return False
+    target = str(node.get("$ref", "")).removeprefix("#/$defs/")
+    if target == name:
+        return True
+    if target in definitions and target not in seen:
+        seen.add(target)
+        if _contains(definitions[target], name, definitions, seen):
+            return True
+    return any(_contains(value, name, definitions, seen) for key, value in node.items() if key != "$ref")
+
+
+def _sentence(problem: Any) -> str:
+    place = ".".join(str(part) for part in problem["loc"]) or "the arguments object"
+    message = str(problem["msg"]).removeprefix("Value error, ")
+    shown = repr(problem.get("input"))
+    return f"{place} is {shown if len(shown) <= 80 else shown[:60] + '...'}; {message[:1].lower()}{message[1:]}"

@@ -1,0 +1,133 @@
+"""JSON Schemas of parameters: checked once when a tool is made, with one message that names the place."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import best_match
+from jsonschema.protocols import Validator
+from jsonschema.validators import validator_for
+from referencing import Registry
+from referencing.exceptions import Unresolvable
+
+from posttrain.errors import ConfigError
+
+MAX_SCHEMA_CHARS = 64_000
+MAX_SCHEMA_DEPTH = 64
+_TYPES = ("array", "boolean", "integer", "null", "number", "object", "string")
+_MEANT = {
+    "dict": "object",
+    "map": "object",
+    "hashmap": "object",
+    "float": "number",
+    "double": "number",
+    "int": "integer",
+    "long": "integer",
+} | {
+    "str": "string",
+    "char": "string",
+    "list": "array",
+    "tuple": "array",
+    "bool": "boolean",
+    "none": "null",
+}
+_EMPTY = 'without arguments: {"type": "object", "properties": {}}'
+_DATA = ("default", "const", "enum", "examples")  # keywords whose values are data, not schemas
+_NAMED = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")  # keywords whose values map names to schemas
+
+
+def validator_of(parameters: Mapping[str, Any]) -> Validator:
+    """A validator that resolves references inside ``parameters`` only; nothing is ever fetched."""
+    kind: Any = validator_for(dict(parameters), default=Draft202012Validator)
+    validator: Validator = kind(dict(parameters), registry=Registry(), format_checker=kind.FORMAT_CHECKER)
+    return validator
+
+
+def check_parameters(parameters: Any, where: str) -> None:
+    """Raise ConfigError unless ``parameters`` is a JSON Schema of an object that can be applied here; ``where`` opens the message."""
+    if not isinstance(parameters, Mapping):
+        raise ConfigError(f"{where}: parameters must be a JSON Schema, found {type(parameters).__name__}", hint=_EMPTY)
+    try:
+        text = json.dumps(parameters, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{where}: parameters are not plain JSON: {error}", hint="use JSON types only") from None
+    if len(text) > MAX_SCHEMA_CHARS:
+        raise ConfigError(f"{where}: parameters are {len(text):,} characters of JSON", hint=f"at most {MAX_SCHEMA_CHARS:,}: split the tool")
+    schema = json.loads(text)
+    for place, node in _nodes(schema, "parameters", 0, where):
+        _check_node(node, place, where)
+    if schema.get("type") != "object":
+        raise ConfigError(f"{where}: parameters.type is {schema.get('type')!r}, but the arguments of a call are an object", hint=_EMPTY)
+    kind: Any = validator_for(schema, default=Draft202012Validator)
+    problem = best_match(Draft202012Validator(kind.META_SCHEMA).iter_errors(schema))
+    if problem is not None:
+        place = ".".join(["parameters", *map(str, problem.absolute_path)])
+        raise ConfigError(f"{where}: {place}: {problem.message[:300]}", hint="write it as JSON Schema 2020-12 has it")
+    _check_references(schema, where)
+
+
+def _nodes(schema: Any, place: str, depth: int, where: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Every schema inside a schema with its place: ``parameters.properties.amount``."""
+    if depth > MAX_SCHEMA_DEPTH:
+        raise ConfigError(f"{where}: {place} is nested more than {MAX_SCHEMA_DEPTH} deep", hint="flatten the parameters")
+    if isinstance(schema, list):
+        for index, item in enumerate(schema):
+            yield from _nodes(item, f"{place}.{index}", depth + 1, where)
+    elif isinstance(schema, dict):
+        yield place, schema
+        for key, value in schema.items():
+            if key in _DATA:
+                continue
+            if key in _NAMED and isinstance(value, dict):
+                for name, item in value.items():
+                    yield from _nodes(item, f"{place}.{key}.{name}", depth + 1, where)
+            elif isinstance(value, (dict, list)):
+                yield from _nodes(value, f"{place}.{key}", depth + 1, where)
+
+
+def _check_node(node: Mapping[str, Any], place: str, where: str) -> None:
+    """What the metaschema does not say, or says in words that help nobody."""
+    kinds = node.get("type", [])
+    for kind in kinds if isinstance(kinds, list) else [kinds]:
+        if kind not in _TYPES:
+            hint = f"did you mean '{_MEANT[str(kind).lower()]}'?" if str(kind).lower() in _MEANT else "known: " + ", ".join(_TYPES)
+            raise ConfigError(f"{where}: {place}.type is {kind!r}, which is no JSON Schema type", hint=hint)
+    reference = node.get("$ref", "#")
+    if not isinstance(reference, str) or not reference.startswith("#"):
+        raise ConfigError(
+            f"{where}: {place}.$ref is {reference!r}: nothing is fetched", hint="refer to a part of the same schema: #/$defs/Name"
+        )
+    patterns = [node["pattern"]] if "pattern" in node else []
+    if isinstance(node.get("patternProperties"), Mapping):
+        patterns += list(node["patternProperties"])
+    for pattern in patterns:
+        try:
+            re.compile(pattern)
+        except (re.error, TypeError, RecursionError, OverflowError) as error:
+            raise ConfigError(
+                f"{where}: {place}.pattern is not a regular expression: {error}", hint=f"found {str(pattern)[:80]!r}"
+            ) from None
+    required, properties = node.get("required"), node.get("properties", {})
+    if isinstance(required, list) and isinstance(properties, Mapping) and not {"$ref", "allOf", "anyOf", "oneOf"} & set(node):
+        unknown = [name for name in required if name not in properties]
+        if unknown:
+            raise ConfigError(f"{where}: {place}.required names {unknown[0]!r}, which is not among properties", hint="describe it there")
+
+
+def _check_references(schema: Mapping[str, Any], where: str) -> None:
+    """Every ``$ref`` leads somewhere, and not back to itself without consuming anything."""
+    validator = validator_of(schema)
+    for place, node in _nodes(schema, "parameters", 0, where):
+        if "$ref" not in node:
+            continue
+        try:
+            for _ in validator.evolve(schema=node).iter_errors(None):
+                break
+        except Unresolvable as error:
+            raise ConfigError(
+                f"{where}: {place}.$ref {error.ref!r} leads nowhere", hint="refer to a part of the same schema: #/$defs/Name"
+            ) from None
+        except RecursionError:
+            raise ConfigError(f"{where}: {place}.$ref leads back to itself", hint="a $ref must come to an end") from None
