@@ -4,13 +4,15 @@ JSON Lines under the name ``.json``; the answers lie in ``possible_answer/`` bes
 JSON Schema: ``dict`` is ``object``, ``float`` is ``number``, ``tuple`` is ``array``, ``any`` has no type, at every depth; the key
 ``optional``, which JSON Schema does not have, is left out.
 
-Names of functions may hold dots (``math.factorial``). They are kept, or with ``dots="underscore"`` written ``math_factorial``, in signatures
-and answers alike: BFCL's own rule for models whose interface takes ``^[a-zA-Z0-9_-]{1,64}$`` only (OpenAI, Mistral, Google and others).
+Names of functions may hold dots (``math.factorial``). They are kept, or with ``dots="underscore"`` written ``math_factorial``, in
+signatures and answers alike: BFCL's own rule for models whose interface takes ``^[a-zA-Z0-9_-]{1,64}$`` only (OpenAI, Mistral, Google
+and others).
 
 Patil et al. 2025, https://github.com/ShishirPatil/gorilla, berkeley-function-call-leaderboard, Apache-2.0.
 """
 
 import ast
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -67,6 +69,11 @@ class BfclRow:
     def question(self) -> str:
         """What the users of all turns say."""
         return "\n".join(message.content for turn in self.turns for message in turn if message.role == "user")
+
+    @property
+    def answerable(self) -> bool:
+        """Whether the published answers can be given at all: a few rows accept no value for a required argument, or name an unknown one."""
+        return all(_can_be_given(one, self.tools) for one in self.needed or ())
 
     @property
     def expected(self) -> dict[str, Any]:
@@ -170,7 +177,7 @@ def right_calls(row: BfclRow) -> tuple[ToolCall, ...]:
     """A right answer built from the possible answers.
 
     Of the accepted values, one that the question holds word for word, else the first. An argument that may be left out is given only
-    when the question holds its value, or the signature requires it.
+    when the question holds its value, or the signature requires it. Right only where the row is ``answerable``.
     """
     parameters = {one["function"]["name"]: one["function"]["parameters"] for one in row.tools}
     calls = []
@@ -178,7 +185,8 @@ def right_calls(row: BfclRow) -> tuple[ToolCall, ...]:
         name, accepted = next(iter(needed.items()))
         schema = parameters[name]
         arguments = {}
-        for argument, values in accepted.items():
+        for argument in [one for one in accepted if one in schema["properties"]]:
+            values = accepted[argument]
             stated = [one for one in values if one != "" and _stated(one, row.question)]
             usual = [one for one in values if one != ""]
             if usual and (stated or "" not in values or argument in schema.get("required", ())):
@@ -187,8 +195,22 @@ def right_calls(row: BfclRow) -> tuple[ToolCall, ...]:
     return tuple(calls)
 
 
+def _can_be_given(needed: NeededCall, tools: Sequence[Signature]) -> bool:
+    name, accepted = next(iter(needed.items()))
+    schema = next((one["function"]["parameters"] for one in tools if one["function"]["name"] == name), None)
+    if schema is None:
+        return False
+    obliged = [one for one, values in accepted.items() if "" not in values]
+    return all(
+        one in schema["properties"] and any(value != "" for value in accepted.get(one, ()))
+        for one in (*obliged, *schema.get("required", ()))
+    )
+
+
 def _stated(value: Any, question: str) -> bool:
-    return isinstance(value, str | int | float) and not isinstance(value, bool) and str(value).casefold() in question.casefold()
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        return False
+    return re.search(rf"(?<!\w){re.escape(str(value))}(?!\w)", question, re.IGNORECASE) is not None
 
 
 def _plain(value: Any, schema: Mapping[str, Any]) -> Any:

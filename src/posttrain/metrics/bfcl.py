@@ -225,14 +225,15 @@ def _object_problem(value: Mapping[str, Any], accepted: Sequence[Any]) -> ErrorT
 def _one_object_problem(value: Any, accepted: Any) -> ErrorType:
     if not isinstance(value, Mapping) or not isinstance(accepted, Mapping):
         return "dict_value"
+    choices = {key: some if isinstance(some, list | str) else [] for key, some in accepted.items()}
+    if any(key not in value and LEFT_OUT not in some for key, some in choices.items()):
+        return "dict_key"
     for key, inner in value.items():
-        if key not in accepted:
+        if key not in choices:
             return "dict_key"
-        choices = accepted[key]
-        if not isinstance(choices, list | str) or normal(inner) not in _all_normal(choices):
+        if normal(inner) not in _all_normal(choices[key]):
             return "dict_value"
-    missing = any(key not in value and LEFT_OUT not in choices for key, choices in accepted.items())
-    return "dict_key" if missing else ""
+    return ""
 
 
 def _objects_problem(value: Sequence[Any], accepted: Sequence[Any]) -> ErrorType:
