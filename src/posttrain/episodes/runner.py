@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from posttrain.episodes.progress import Progress, plain
 from posttrain.episodes.settings import EpisodeSettings, EpisodeTask
-from posttrain.errors import ContractError, DataError
+from posttrain.errors import ConfigError, ContractError, DataError
 from posttrain.records import CallRecord, Episode, SamplingSettings, ToolCall, ToolResult
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ class EpisodeRunner:
             return
         try:
             ticket = self.session.submit(progress.request(), on_text=progress.on_text)
-        except DataError as error:
+        except (DataError, ConfigError) as error:
             self._refused(progress, error)
         else:
             self._tickets[id(ticket)] = (progress, ticket)
@@ -125,7 +125,7 @@ class EpisodeRunner:
 
     def _refused(self, progress: Progress, error: Exception) -> None:
         """A conversation refused after its first turn is that episode's matter: a tool's result may have made it so."""
-        if not (isinstance(error, DataError) and progress.step):
+        if not (isinstance(error, DataError | ConfigError) and progress.step):
             raise error
         progress.fail(str(error))
         self._finish(progress)

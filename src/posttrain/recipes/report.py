@@ -35,6 +35,9 @@ def outcome_text(outcome: "RunOutcome") -> str:
         rows.append((name, str(entry["overall"]["num_scored"]), _rate(before["scores"][name]["overall"]), _rate(entry["overall"])))
     for kind in ("prompt", "completion"):
         rows.append((f"{kind} tokens", str(after["num_samples"]), _amount(before["tokens"][kind]), _amount(after["tokens"][kind])))
+    if "tool_calls" in after:
+        count, old, new = str(after["tool_calls"]["num_samples"]), before.get("tool_calls"), after["tool_calls"]
+        rows.append(("tool calls a request", count, _calls(old), _calls(new)))
     for percent in ("p50", "p95"):
         rows.append((f"latency {percent}, s", _measured(after), _latency(before, percent), _latency(after, percent)))
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
@@ -54,6 +57,10 @@ def _rate(entry: Mapping[str, Any]) -> str:
 
 def _amount(entry: Mapping[str, Any]) -> str:
     return f"mean {entry['mean']:.0f}, p95 {entry['p95']:.0f}"
+
+
+def _calls(entry: Mapping[str, Any] | None) -> str:
+    return f"mean {entry['mean']:.2f}, p95 {entry['p95']:.0f}" if entry else "–"
 
 
 def _latency(summary: Mapping[str, Any], percent: str) -> str:

@@ -16,6 +16,7 @@ from posttrain.config.files import write_text
 from posttrain.evaluation import CaseInfo, EvaluationResult, Rate, SampleResult, Score
 from posttrain.release.gate import GOOD, Gate
 from posttrain.release.samples import cost_of, good_score
+from posttrain.release.transcripts import transcript_view
 from posttrain.release.verdict import Check, Comparison, SampleChange, Verdict
 
 _CHECK_ORDER = ("infrastructure", "block", "inconclusive", "pass")
@@ -28,6 +29,13 @@ CHANGE_NAMES = {
     "both_good": "good in both",
 }
 _TEXT_LIMIT = 20_000
+_ENDINGS = {
+    "length": "cut at the token limit",
+    "max_steps": "stopped at the step limit",
+    "max_tokens": "stopped at the episode's token limit",
+    "budget": "stopped by its budget",
+    "error": "broke off",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +203,7 @@ def _speed(candidate: EvaluationResult, baseline: EvaluationResult, gate: Gate) 
     """Tokens, cost and latency, a row each version; latency by machine and concurrency, of measured answers only."""
     rows = []
     for name, result in (("version in service", baseline), ("candidate", candidate)):
-        tokens, latency = result.summary["tokens"], result.summary["latency"]
+        tokens, latency, calls = result.summary["tokens"], result.summary["latency"], result.summary.get("tool_calls")
         costs = [cost_of(sample, gate.config) for sample in result.samples.values()]
         for place in latency or [None]:
             rows.append(
@@ -203,6 +211,7 @@ def _speed(candidate: EvaluationResult, baseline: EvaluationResult, gate: Gate) 
                     "name": name,
                     "prompt": f"{tokens['prompt']['mean']:.0f}",
                     "completion": f"{tokens['completion']['mean']:.1f}",
+                    "calls": f"{calls['mean']:.2f} (p95 {calls['p95']:.0f})" if calls else "–",
                     "cost": f"{1000 * sum(costs) / len(costs):.4g} {gate.config.prices.currency}" if any(costs) else "–",
                     "p50": _seconds(place and place["p50"]),
                     "p95": _seconds(place and place["p95"]),
@@ -234,8 +243,8 @@ def _sample(change: SampleChange, candidate: EvaluationResult, baseline: Evaluat
         "excerpt": _excerpt(case),
         "messages": [_message(message) for message in case.messages],
         "expected": _pretty(case.expected),
-        "before": {"parts": old, "note": _note(before)},
-        "after": {"parts": new, "note": _note(after)},
+        "before": {"parts": old, "note": _note(before), **transcript_view(before)},
+        "after": {"parts": new, "note": _note(after), **transcript_view(after)},
         "scores": [_score_row(name, before.scores[name], after.scores[name]) for name in gate.suite.score_names]
         + [_score_row(GOOD, good_score(before, gate.config), good_score(after, gate.config))],
     }
@@ -255,8 +264,9 @@ def _excerpt(case: CaseInfo) -> str:
 
 def _note(sample: SampleResult) -> str:
     seconds = "cached" if sample.seconds is None else f"{sample.seconds:.2f} s"
-    cut = " · cut at the token limit" if sample.finish_reason == "length" else ""
-    return f"{sample.num_completion_tokens} tokens · {seconds}{cut}"
+    calls = f" · {len(sample.calls)} tool calls" if sample.transcript else ""
+    ended = f" · {_ENDINGS[sample.finish_reason]}" if sample.finish_reason in _ENDINGS else ""
+    return f"{sample.num_completion_tokens} tokens · {seconds}{calls}{ended}"
 
 
 def _score_row(name: str, before: Score, after: Score) -> dict[str, str]:
