@@ -1,0 +1,88 @@
+"""What a model sees of the tools, kept short because every request pays for it, and which role may call which."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from posttrain.tools import Tool
+from posttrain.worlds.finops.desk import Desk
+
+TEXT = {"type": "string"}
+DATE = {"type": "string", "format": "date"}
+AMOUNT = {"type": "number"}
+INVOICES = {"type": "string", "enum": ["open", "paid"]}
+REASONS = ("over_limit", "not_approved", "over_budget", "suspicious")
+
+
+@dataclass(frozen=True, slots=True)
+class Contract:
+    """A tool without its function. ``required`` are its first arguments; ``roles`` may call it."""
+
+    description: str
+    properties: Mapping[str, Any]
+    required: int
+    roles: tuple[str, ...]
+    action: bool = False
+
+
+EVERYBODY = ("analyst", "accountant", "treasurer", "controller")
+CONTRACTS: Mapping[str, Contract] = {
+    "get_balance": Contract("Balance of an account, by number.", {"account": TEXT}, 1, EVERYBODY),
+    "query_ledger": Contract(
+        "Posted lines of an account.", {"account": TEXT, "since": DATE, "until": DATE, "min_amount": AMOUNT}, 1, EVERYBODY
+    ),
+    "budget_status": Contract("Budget of a department: spent and left.", {"department": TEXT}, 1, EVERYBODY),
+    "list_payables": Contract("Invoices we owe a vendor.", {"vendor": TEXT, "status": INVOICES}, 1, EVERYBODY),
+    "list_receivables": Contract("Invoices a customer owes us.", {"customer": TEXT, "status": INVOICES}, 1, EVERYBODY),
+    "get_approval_status": Contract("Status of an approval.", {"approval": TEXT}, 1, EVERYBODY),
+    "list_bank_lines": Contract("Bank lines without an invoice.", {"party": TEXT}, 0, ("accountant", "treasurer", "controller")),
+    "match_bank_line": Contract(
+        "Settle a receivable with a bank line.", {"line": TEXT, "invoice": TEXT}, 2, ("accountant", "controller"), action=True
+    ),
+    "propose_journal_entry": Contract(
+        "Propose an entry. Debits positive, credits negative, sum zero.",
+        {
+            "date": DATE,
+            "lines": {
+                "type": "array",
+                "items": {"type": "object", "properties": {"account": TEXT, "amount": AMOUNT}, "required": ["account", "amount"]},
+            },
+        },
+        2,
+        ("accountant", "controller"),
+        action=True,
+    ),
+    "request_transfer": Contract(
+        "Transfer money from a bank account.",
+        {"from_account": TEXT, "to_account": TEXT, "amount": AMOUNT, "date": DATE, "approval": TEXT},
+        4,
+        ("treasurer", "controller"),
+        action=True,
+    ),
+    "escalate": Contract(
+        "Hand a matter to the controller.",
+        {"reason": {"type": "string", "enum": list(REASONS)}, "reference": TEXT},
+        2,
+        ("accountant", "treasurer", "controller"),
+        action=True,
+    ),
+}
+ACTIONS = tuple(name for name, contract in CONTRACTS.items() if contract.action)
+
+
+def allowed(role: str) -> tuple[str, ...]:
+    """The tools a role may call."""
+    return tuple(name for name, contract in CONTRACTS.items() if role in contract.roles)
+
+
+def build_tool(name: str, desk: Desk | None = None) -> Tool:
+    """The tool called ``name``; without a desk it can be shown, not called."""
+    contract = CONTRACTS[name]
+    required = list(contract.properties)[: contract.required]
+    parameters = {"type": "object", "properties": dict(contract.properties), **({"required": required} if required else {})}
+    return Tool(name, contract.description, parameters, getattr(desk, name) if desk else None, action=contract.action, roles=contract.roles)
+
+
+def signature(name: str) -> Mapping[str, Any]:
+    """What the model sees of a tool."""
+    return build_tool(name).signature

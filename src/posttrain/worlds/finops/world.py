@@ -1,0 +1,191 @@
+"""The financial-operations world: tasks by (split, seed, number), and the environments that open them again."""
+
+import functools
+import random
+import sqlite3
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from posttrain.config import Config, parse
+from posttrain.errors import DataError
+from posttrain.records import Message, ToolCall
+from posttrain.worlds.base import Counterexample, WorldTask, worlds
+from posttrain.worlds.finops.company import build_database
+from posttrain.worlds.finops.entities import check_split
+from posttrain.worlds.finops.environment import FinopsEnvironment
+from posttrain.worlds.finops.expected import possible_answer
+from posttrain.worlds.finops.scene import Impossible, Plan, Scene, Wrong, kinds
+from posttrain.worlds.finops.signatures import allowed, signature
+
+TASKS_A_WORLD = 6
+NUM_TOOLS = (3, 4, 5)
+TRIES = 40
+
+
+class WorldState(Config):
+    """``WorldTask.world`` of this world."""
+
+    name: str = "finops"
+    """The world."""
+    split: str
+    """train, validation or test."""
+    seed: int
+    """Of companies and tasks."""
+    task: int
+    """Number of the task under that split and seed."""
+    size: int = 1
+    """How large its companies are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A task with everything hidden from the model."""
+
+    task: WorldTask
+    plan: Plan
+    scene: Scene
+    data: bytes
+    offered: tuple[str, ...]
+
+
+class FinopsWorld:
+    """Implements :class:`posttrain.worlds.World`."""
+
+    name = "finops"
+    version = "1"
+
+    def tasks(self, split: str, *, seed: int, count: int, size: int = 1, only: Sequence[str] = ()) -> list[WorldTask]:
+        """The first ``count`` tasks. ``only``: kinds or families to take, the numbers of the others are passed over."""
+        check_split(split)
+        unknown = [one for one in only if one not in kinds and one not in {kinds.get(name).family for name in kinds}]
+        if unknown:
+            raise DataError(f"unknown kind of task '{unknown[0]}'", hint=f"kinds: {', '.join(kinds)}")
+        found: list[WorldTask] = []
+        number = 0
+        while len(found) < count:
+            name = planned_kind(split, seed, number)
+            if not only or name in only or kinds.get(name).family in only:
+                found.append(_prepare(split, seed, number, size).task)
+            number += 1
+        return found
+
+    def open(self, world: Mapping[str, Any]) -> FinopsEnvironment:
+        """The state of a task at its beginning."""
+        return _open(prepare(world))
+
+    def counterexamples(self, task: WorldTask) -> list[Counterexample]:
+        """The wrong trajectories of a task, each executed in a world of its own."""
+        prepared = prepare(task.world)
+        return [_counterexample(prepared, wrong) for wrong in prepared.plan.wrong]
+
+
+def prepare(world: Mapping[str, Any]) -> Prepared:
+    """The task that ``WorldTask.world`` names."""
+    state = parse(WorldState, dict(world), where="world")
+    return _prepare(state.split, state.seed, state.task, state.size)
+
+
+def planned_kind(split: str, seed: int, number: int) -> str:
+    """The kind a task is meant to be: every round of tasks holds each kind as often as its weight says, in random order."""
+    return _round(split, seed, number // _round_length())[number % _round_length()]
+
+
+def _round_length() -> int:
+    return sum(kinds.get(name).weight for name in kinds)
+
+
+@functools.lru_cache(256)
+def _round(split: str, seed: int, number: int) -> tuple[str, ...]:
+    names = [name for name in kinds for _ in range(kinds.get(name).weight)]
+    random.Random(f"round:{split}:{seed}:{number}").shuffle(names)
+    return tuple(names)
+
+
+@functools.lru_cache(512)
+def _prepare(split: str, seed: int, number: int, size: int) -> Prepared:
+    check_split(split)
+    data = build_database(split, seed, number // TASKS_A_WORLD, size)
+    connection = sqlite3.connect(":memory:")
+    connection.deserialize(data)
+    rng = random.Random(f"task:{split}:{seed}:{number}:{size}")
+    name = planned_kind(split, seed, number)
+    kind = kinds.get(name)
+    for _ in range(TRIES):
+        scene = Scene(connection, rng, split, kind.roles)
+        try:
+            plan = kind.plan(scene)
+        except Impossible:
+            continue
+        return _finish(split, seed, number, size, name, scene, plan, data)
+    raise DataError(f"world {split}/{seed}/{number // TASKS_A_WORLD} holds nothing for a task of kind '{name}'", hint="take another seed")
+
+
+def _finish(split: str, seed: int, number: int, size: int, name: str, scene: Scene, plan: Plan, data: bytes) -> Prepared:
+    """The task of a plan: what is offered, what is expected, and the expert's turns with real results."""
+    offered = _offered(scene, plan)
+    messages = (Message("system", scene.system_prompt), Message("user", plan.question))
+    expected: dict[str, Any] = {"calls": possible_answer(plan)}
+    if plan.numbers or plan.contains:
+        expected["answer"] = {
+            "numbers": list(plan.numbers),
+            "contains": [one if isinstance(one, str) else list(one) for one in plan.contains],
+        }
+    if plan.state:
+        expected["state"] = dict(plan.state)
+    world = number // TASKS_A_WORLD
+    task = WorldTask(
+        id=f"finops-{split}-{seed}-{number}",
+        messages=messages,
+        tools=tuple(signature(one) for one in offered),
+        expected=expected,
+        slices=(f"family:{kinds.get(name).family}", f"kind:{name}", f"tenant:{scene.tenant}"),
+        group=f"finops-{split}-{seed}-w{world}",
+        world=WorldState(split=split, seed=seed, task=number, size=size).dump(),
+        demonstration=(),
+    )
+    prepared = Prepared(task, plan, scene, data, offered)
+    return replace(prepared, task=replace(task, demonstration=_perform(prepared, plan.turns, plan.answer)))
+
+
+def _offered(scene: Scene, plan: Plan) -> tuple[str, ...]:
+    """The tools called, those the plan wants shown, and others of the role, in random order."""
+    needed = list(dict.fromkeys([*(call.name for turn in plan.turns for call in turn), *plan.tools]))
+    others = [name for name in allowed(scene.role) if name not in needed]
+    wanted = max(scene.rng.choice(NUM_TOOLS), len(needed)) - len(needed)
+    offered = needed + scene.rng.sample(others, min(wanted, len(others)))
+    scene.rng.shuffle(offered)
+    return tuple(offered)
+
+
+def _open(prepared: Prepared) -> FinopsEnvironment:
+    return FinopsEnvironment(prepared.data, prepared.plan, prepared.offered, prepared.scene.caller)
+
+
+def _perform(prepared: Prepared, turns: Sequence[Sequence[ToolCall]], answer: str) -> tuple[Message, ...]:
+    """The turns of somebody who makes these calls, with the world's results, and then answers."""
+    environment = _open(prepared)
+    messages: list[Message] = []
+    for calls in turns:
+        if not calls:
+            continue
+        first = sum(len(message.tool_calls) for message in messages) + 1
+        named = [ToolCall(call.name, call.arguments, f"call_{first + place}") for place, call in enumerate(calls)]
+        messages.append(Message("assistant", tool_calls=tuple(named)))
+        for call, result in zip(named, environment.call_many(named), strict=True):
+            messages.append(Message("tool", result.content, tool_call_id=call.id, name=call.name))
+    environment.close()
+    return (*messages, Message("assistant", answer))
+
+
+def _counterexample(prepared: Prepared, wrong: Wrong) -> Counterexample:
+    """The expert's turns up to the one that goes wrong, that one, and the answer that follows."""
+    plan = prepared.plan
+    at = wrong.turn if wrong.turn >= 0 else len(plan.turns) + 1 + wrong.turn
+    before = plan.turns[:at]
+    turns = _perform(prepared, [*before, wrong.calls], wrong.answer or plan.answer)
+    shared = sum(1 + len(calls) for calls in before)
+    return Counterexample(wrong.kind, wrong.reason, turns, shared)
+
+
+FINOPS = worlds.register("finops")(FinopsWorld())
