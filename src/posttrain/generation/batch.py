@@ -1,4 +1,8 @@
-"""The decoding loop: rows join when there is room, every forward pass gives each row one token, finished rows leave at once."""
+"""The decoding loop, one forward pass at a time: requests join and leave between any two passes.
+
+A pass computes the prompts of requests that joined, in bounded pieces so that running ones are not held up, tokens that a constraint
+forced, and the next token of every row whose tokens before are computed.
+"""
 
 import time
 from collections import deque
@@ -10,42 +14,56 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from numpy.typing import NDArray
 from torch import Tensor
 
-from posttrain.errors import ModelError
-from posttrain.generation.cache import ATTENTION_NAME, Segment, SlotCache, StepPlan, register
+from posttrain.errors import InfrastructureError, ModelError
+from posttrain.generation.cache import ATTENTION_NAME, KeyValues, RowRun, Segment, StepPlan, register
+from posttrain.generation.protocol import RowConstraint
 from posttrain.generation.sampling import UniformStream, choose_tokens, logprobs_of
+from posttrain.generation.slots import Extent, Slots, progressions
 from posttrain.generation.text import TextStream
 from posttrain.records import SamplingSettings
 
-LogitsHook = Callable[[Sequence[int], Tensor], None]
-"""Seam for constrained decoding: called with the ids generated so far and the row's logits (float32 [vocab]), which it changes in place."""
-MAX_PREFILL_TOKENS = 1024
-"""Prompt tokens in one forward pass: bounds the memory of activations."""
-MIN_SHARED = 8
-"""Fewer tokens in common than this are computed, not copied."""
+PREFILL_TOKENS = 1024
+"""Prompt tokens in one pass while no row waits for its next token: bounds the memory of activations."""
+LEAST_PREFILL_TOKENS = 16
+EXTENTS_PER_ROW = 2
+"""Running and finished requests whose keys and values are kept, for each row that may run."""
 
 
-@dataclass(slots=True)
+@dataclass(eq=False, slots=True)
 class Row:
-    """One request in the batch. ``tokens``: prompt ids and then the generated ones; ``limit``: how many may be generated."""
+    """One request. ``tokens``: prompt ids and then the generated ones; ``limit``: how many may be generated.
 
-    index: int
+    ``on_end`` is called once, when the row leaves: finished, cancelled, or with ``error``.
+    """
+
     tokens: list[int]
     sampling: SamplingSettings
     limit: int
-    hook: LogitsHook | None = None
+    constraint: RowConstraint | None = None
     stream: TextStream | None = None
+    on_end: Callable[["Row"], None] | None = None
     num_prompt: int = 0
     logprobs: list[float] = field(default_factory=list)
+    submitted: float = 0.0
     started: float = 0.0
     seconds: float = 0.0
     finish_reason: str = ""
+    is_cancelled: bool = False
+    error: Exception | None = None
     uniforms: UniformStream | None = None
+    extent: Extent | None = None
+    donor: Extent | None = None
+    """A running request that is about to compute the beginning of this one: ``num_shared`` tokens."""
+    num_shared: int = 0
+    num_copied: int = 0
+    num_computed: int = 0
+    num_forced: int = 0
 
     def __post_init__(self) -> None:
         self.num_prompt = len(self.tokens)
+        self.submitted = time.perf_counter()
         if self.sampling.temperature > 0:
             self.uniforms = UniformStream(self.sampling.seed)
 
@@ -54,84 +72,206 @@ class Row:
         """Ids generated so far, the ending one included."""
         return self.tokens[self.num_prompt :]
 
+    @property
+    def is_over(self) -> bool:
+        """Nothing is left to do."""
+        return bool(self.finish_reason) or self.is_cancelled or self.error is not None
+
+    def take(self, token: int, end_ids: frozenset[int]) -> None:
+        """Add a token and decide whether the row is finished."""
+        self.tokens.append(token)
+        if token in end_ids or (self.stream is not None and self.stream.push(token)):
+            self.finish_reason = "stop"
+        elif len(self.tokens) - self.num_prompt >= self.limit:
+            self.finish_reason = "length"
+
 
 class Batch:
-    """Rows 0..n-1 occupy slots 0..n-1 of the cache. A row that finishes is replaced by a waiting one, else by the last row."""
+    """Rows that run together and those that wait. :meth:`submit` may be called from any thread, the rest from one at a time."""
 
-    def __init__(self, model: Any, *, num_slots: int, capacity: int, end_ids: Sequence[int]) -> None:
-        self.num_slots, self.capacity = num_slots, capacity
+    def __init__(self, model: Any, *, num_rows: int, num_positions: int, end_ids: Sequence[int]) -> None:
+        self.num_rows = num_rows
+        self.interleaved_tokens = PREFILL_TOKENS
+        """Prompt tokens in one pass while running rows wait for their next token."""
         self._model = model
         self._device = next(model.parameters()).device
         self._num_layers = model.config.num_hidden_layers
-        self._cache = SlotCache(num_slots, capacity)
-        self._end_ids = frozenset(end_ids)
-        self._arrivals: list[Segment] = []
+        self._num_positions = num_positions
+        self._end_ids = tuple(end_ids)
+        self._ends = frozenset(end_ids)
+        self._arrived: deque[Row] = deque()
+        self._waiting: deque[Row] = deque()
         self._rows: list[Row] = []
-        self._held: list[NDArray[np.int32]] = [np.empty(0, np.int32)] * num_slots
-        """Token ids whose keys and values a slot holds or, for a segment planned but not yet run, will hold."""
+        self.num_running = 0
+        """Rows that held a place in the last pass."""
+        self._most_rows = num_rows
+        self._scale = 1
+        """By how much pieces of prompts are smaller since memory ran out."""
+        self.forget()
+
+    @property
+    def num_waiting(self) -> int:
+        """Rows that wait for a place."""
+        return len(self._waiting) + len(self._arrived)
+
+    @property
+    def num_positions(self) -> int:
+        """The longest request (prompt and answer) that can run."""
+        return self._slots.num_positions
 
     def forget(self) -> None:
-        """Drop all rows and what slots hold: nothing computed so far is shared any more."""
-        self._rows = []
-        self._held = [np.empty(0, np.int32)] * self.num_slots
+        """Nothing computed so far is used any more; rows that run start again, with what they generated."""
+        self._send_back(0)
+        self._slots = Slots(self._num_positions, EXTENTS_PER_ROW * self.num_rows)
+        self._cache = KeyValues(self._slots.num_positions)
+
+    def submit(self, row: Row) -> None:
+        """Queue a row."""
+        self._arrived.append(row)
 
     @torch.inference_mode()
-    def run(self, rows: Sequence[Row], on_done: Callable[[Row], None]) -> None:
-        """Generate for all rows; ``on_done`` gets each as it finishes. Rows with a common beginning should be neighbours."""
-        waiting = deque(rows)
-        try:
-            with _slot_attention(self._model):
-                while self._refill(waiting) or self._rows:
-                    self._advance(self._forward())
-                    self._report(on_done)
-        except BaseException:
-            self.forget()
-            raise
+    def step(self) -> list[Row]:
+        """One forward pass, and what goes before and after it. Returns the rows that left."""
+        left = self.discard()
+        self._resolve()
+        self._admit()
+        self.num_running = len(self._rows)
+        if self._rows:
+            try:
+                self._run_pass()
+            except (RuntimeError, MemoryError) as error:
+                if not _is_out_of_memory(error):
+                    raise
+                self._retreat(error)
+        return left + self.discard()
 
-    def _refill(self, waiting: deque[Row]) -> bool:
-        """Give freed slots to waiting rows and close the gaps that stay; plan what to compute: all but the last token of each prompt."""
-        freed = [slot for slot, row in enumerate(self._rows) if row.finish_reason]
-        for slot in reversed(freed[len(waiting) :]):
-            last = self._rows.pop()
-            if slot < len(self._rows):
-                self._held[slot] = np.array(last.tokens[:-1], np.int32)
-                self._cache.copy(len(self._rows), slot, len(self._held[slot]))
-                self._rows[slot] = last
-        self._arrivals = [self._place(slot, waiting.popleft()) for slot in freed[: len(waiting)]]
-        while waiting and len(self._rows) < self.num_slots:
-            self._arrivals.append(self._place(len(self._rows), waiting.popleft()))
-        return bool(self._arrivals)
+    def abandon(self, error: Exception) -> None:
+        """Take out every row after a failure that no single row is to blame for."""
+        for row in (*self._rows, *self._waiting, *self._arrived):
+            row.error = error
+        self.discard()
+        self.forget()
 
-    def _place(self, slot: int, row: Row) -> Segment:
-        """Put ``row`` into ``slot``: what some slot already holds of its prompt is shared, the rest will be computed."""
-        row.started = time.perf_counter()
-        self._rows[slot : slot + 1] = [row]
-        prompt = np.array(row.tokens[:-1], np.int32)
-        lengths = [_num_common(held, prompt) for held in self._held]
-        donor = max(range(len(lengths)), key=lambda i: (lengths[i], i == slot))
-        shared = lengths[donor] if lengths[donor] >= MIN_SHARED else 0
-        self._held[slot] = prompt
-        return Segment(slot, shared, len(prompt), donor, shared)
+    def discard(self) -> list[Row]:
+        """Take out rows that are over; what they computed stays in the cache."""
+        while self._arrived:
+            self._waiting.append(self._arrived.popleft())
+        left = [row for row in (*self._rows, *self._waiting) if row.is_over]
+        now = time.perf_counter()
+        for row in left:
+            self._give_up_place(row)
+            row.seconds = now - row.started if row.started else 0.0
+            if row.finish_reason:
+                self._most_rows, self._scale = min(self.num_rows, self._most_rows + 1), max(1, self._scale // 2)
+        if left:
+            self._rows = [row for row in self._rows if not row.is_over]
+            for row in left:
+                if row in self._waiting:
+                    self._waiting.remove(row)
+                if row.on_end:
+                    row.on_end(row)
+        return left
 
-    def _forward(self) -> Float[Tensor, "row vocab"]:
-        """Logits (float32) after the last token of every row; new prompts are computed on the way, at most MAX_PREFILL_TOKENS a pass."""
-        *first, last = _passes(self._arrivals)
-        for segments in first:
-            self._pass(segments, [])
-        return self._pass(last, self._rows)
+    def _give_up_place(self, row: Row) -> None:
+        if row.extent is not None:
+            self._slots.release(row.extent, row.tokens)
+        row.extent = row.donor = None
 
-    def _pass(self, segments: Sequence[Segment], rows: Sequence[Row]) -> Tensor:
+    def _resolve(self) -> None:
+        """Copy beginnings that another row has now computed, or will not compute any more."""
+        for row in self._rows:
+            if row.extent is None or row.donor is None:
+                continue
+            if row.donor.computed >= row.num_shared or not row.donor.is_active:
+                self._copy(row, row.extent, row.donor, min(row.num_shared, row.donor.computed))
+                row.donor = None
+
+    def _copy(self, row: Row, extent: Extent, donor: Extent, length: int) -> None:
+        if donor.start != extent.start:
+            self._cache.copy(donor.start, extent.start, length)
+        extent.computed = length
+        row.num_copied += min(length, row.num_prompt)
+
+    def _admit(self) -> None:
+        """Give places to waiting rows, in order; the first that does not fit keeps its turn."""
+        while self._waiting and len(self._rows) < self._most_rows:
+            row = self._waiting[0]
+            tokens = np.array(row.tokens[:-1], np.int32)
+            donor, shared = self._slots.match(tokens)
+            length = row.num_prompt + row.limit
+            if donor is not None and not donor.is_active and shared == len(donor.tokens) and length <= donor.size:
+                row.extent = self._slots.take(donor, tokens)
+                self._copy(row, donor, donor, shared)
+            else:
+                if donor is not None:
+                    self._slots.touch(donor)
+                row.extent = self._slots.place(tokens, length)
+                if row.extent is None:
+                    return
+                if donor is not None and (not donor.is_active or donor.computed >= shared):
+                    self._copy(row, row.extent, donor, shared)
+                else:
+                    row.donor, row.num_shared = donor, shared
+            self._waiting.popleft()
+            self._rows.append(row)
+            row.started = row.started or time.perf_counter()
+
+    def _plan(self) -> tuple[list[tuple[Row, Segment]], list[Row]]:
+        """What each row computes in this pass, and the rows that get a token. Forced tokens first, then prompts in the order they came."""
+        able = [row for row in self._rows if row.donor is None]
+        streaming = [row for row in able if len(row.tokens) > row.num_prompt]
+        starting = [row for row in able if len(row.tokens) == row.num_prompt]
+        segments: list[tuple[Row, Segment]] = []
+        ready = []
+        room = max(LEAST_PREFILL_TOKENS, (self.interleaved_tokens if streaming else PREFILL_TOKENS) // self._scale)
+        for row in (*streaming, *starting):
+            extent = row.extent
+            if extent is None:
+                continue
+            end = min(len(row.tokens) - 1, extent.computed + room)
+            if end > extent.computed:
+                segments.append((row, Segment(extent.start, extent.computed, end)))
+                room -= end - extent.computed
+            if end == len(row.tokens) - 1:
+                ready.append(row)
+        return segments, ready
+
+    def _run_pass(self) -> None:
+        segments, ready = self._plan()
+        ready.sort(key=_place)
+        logits = self._forward(segments, ready)
+        for row, segment in segments:
+            self._count(row, segment.end)
+        for row in ready:
+            self._count(row, len(row.tokens))
+        if ready:
+            self._advance(ready, logits)
+
+    @staticmethod
+    def _count(row: Row, end: int) -> None:
+        if row.extent is not None:
+            row.num_computed += max(0, min(end, row.num_prompt) - row.extent.computed)
+            row.extent.computed = end
+
+    def _forward(self, segments: Sequence[tuple[Row, Segment]], rows: Sequence[Row]) -> Float[Tensor, "row vocab"]:
+        """Logits (float32) after the last token of ``rows``."""
         ids: list[int] = []
-        for segment in segments:
-            ids.extend(self._rows[segment.slot].tokens[segment.start : segment.end])
-        places = [np.arange(segment.start, segment.end) for segment in segments]
-        last = np.array([len(row.tokens) - 1 for row in rows], np.int64)
+        positions: list[Any] = []
+        bases: list[int] = []
+        for row, segment in segments:
+            ids.extend(row.tokens[segment.start : segment.end])
+            positions.append(np.arange(segment.start, segment.end))
+            bases.extend([segment.base] * (segment.end - segment.start))
         ids.extend(row.tokens[-1] for row in rows)
-        positions = torch.from_numpy(np.concatenate([*places, last])).to(self._device)
-        plan = StepPlan(self._cache, segments, positions[len(ids) - len(rows) :], int(last.max()) + 1 if len(rows) else 0)
+        positions.append(np.array([len(row.tokens) - 1 for row in rows], np.int64))
+        bases.extend(_place(row)[1] for row in rows)
+        at = torch.from_numpy(np.concatenate(positions)).to(self._device)
+        plan = StepPlan(
+            self._cache, [s for _, s in segments], _runs(rows), at + torch.tensor(bases, device=self._device), at[len(ids) - len(rows) :]
+        )
         output = self._model(
             input_ids=torch.tensor([ids], device=self._device),
-            position_ids=positions[None],
+            position_ids=at[None],
             use_cache=False,
             logits_to_keep=max(len(rows), 1),
             step_plan=plan,
@@ -144,63 +284,99 @@ class Batch:
         logits: Tensor = output.logits[0].float()
         return logits
 
-    def _advance(self, logits: Float[Tensor, "row vocab"]) -> None:
-        """Choose a token for every row and decide which rows are finished."""
-        raw = logits
-        if any(row.hook for row in self._rows):
-            logits = raw.clone()
-            for row, own in zip(self._rows, logits, strict=True):
-                if row.hook:
-                    row.hook(row.generated, own)
-        uniforms = [row.uniforms.draw() if row.uniforms else 0.0 for row in self._rows]
-        chosen = choose_tokens(logits, [row.sampling for row in self._rows], uniforms)
-        wanted = [i for i, row in enumerate(self._rows) if row.sampling.logprobs]
+    def _advance(self, rows: Sequence[Row], logits: Float[Tensor, "row vocab"]) -> None:
+        """Choose a token for every row, and add those that follow from it with certainty."""
+        wanted = [i for i, row in enumerate(rows) if row.sampling.logprobs]
+        own = logits[wanted]
+        for row, allowed in zip(rows, logits, strict=True):
+            if row.constraint is not None:
+                with _blamed_on(row):
+                    row.constraint.mask(allowed)
+        uniforms = [row.uniforms.draw() if row.uniforms else 0.0 for row in rows]
+        chosen = choose_tokens(logits, [row.sampling for row in rows], uniforms)
         if wanted:
-            for i, logprob in zip(wanted, logprobs_of(raw[wanted], [chosen[i] for i in wanted]), strict=True):
-                self._rows[i].logprobs.append(logprob)
-        for row, token in zip(self._rows, chosen, strict=True):
-            row.tokens.append(token)
-            if token in self._end_ids or (row.stream is not None and row.stream.push(token)):
-                row.finish_reason = "stop"
-            elif len(row.tokens) - row.num_prompt >= row.limit:
-                row.finish_reason = "length"
+            for i, logprob in zip(wanted, logprobs_of(own, [chosen[i] for i in wanted]), strict=True):
+                rows[i].logprobs.append(logprob)
+        for row, token in zip(rows, chosen, strict=True):
+            row.take(token, self._ends)
+            if row.constraint is not None and not row.is_over:
+                with _blamed_on(row):
+                    self._force(row, row.constraint, token)
 
-    def _report(self, on_done: Callable[[Row], None]) -> None:
-        now = time.perf_counter()
-        for slot, row in enumerate(self._rows):
-            if row.finish_reason:
-                self._held[slot] = np.array(row.tokens[:-1], np.int32)
-                row.seconds = now - row.started
-                on_done(row)
+    def _force(self, row: Row, constraint: RowConstraint, token: int) -> None:
+        """Tell the constraint what was taken; add what must follow."""
+        constraint.push(token)
+        if row.sampling.logprobs:
+            return
+        for forced in constraint.forced():
+            if not row.is_over:
+                row.take(forced, self._ends)
+                row.num_forced += 1
+        if constraint.is_finished and self._end_ids and not row.is_over:
+            row.take(self._end_ids[0], self._ends)
+            row.num_forced += 1
+
+    def _retreat(self, error: Exception) -> None:
+        """Memory ran out: fewer rows from now on, smaller pieces of prompts, and those that go wait at the front of the queue."""
+        if not self._cache.is_allocated(self._num_layers):
+            self._num_positions //= 2
+            self.forget()
+            for row in self._waiting:
+                if row.num_prompt + row.limit > self.num_positions:
+                    row.error = _out_of_memory(error)
+        elif len(self._rows) == 1 and PREFILL_TOKENS // self._scale <= LEAST_PREFILL_TOKENS:
+            self._rows[0].error = _out_of_memory(error)
+        else:
+            self._scale *= 2
+            self._most_rows = max(1, len(self._rows) // 2)
+            self._send_back(self._most_rows)
+
+    def _send_back(self, most: int) -> None:
+        """The last rows that came wait again, at the front of the queue, with what they generated so far."""
+        while len(self._rows) > most:
+            row = self._rows.pop()
+            self._give_up_place(row)
+            self._waiting.appendleft(row)
 
 
-def _num_common(held: NDArray[np.int32], prompt: NDArray[np.int32]) -> int:
-    """How many tokens two sequences have in common at their beginning."""
-    shorter = min(len(held), len(prompt))
-    differs = held[:shorter] != prompt[:shorter]
-    return int(differs.argmax()) if differs.any() else shorter
+def _place(row: Row) -> tuple[int, int]:
+    """(size, start) of a running row's extent."""
+    return (row.extent.size, row.extent.start) if row.extent is not None else (0, 0)
 
 
-def _passes(segments: Sequence[Segment]) -> list[list[Segment]]:
-    """Split segments, in order, into forward passes of at most MAX_PREFILL_TOKENS; at least one pass, which may be empty."""
-    passes: list[list[Segment]] = [[]]
-    room = MAX_PREFILL_TOKENS
-    for segment in segments:
-        start, shared, donor = segment.start, segment.shared, segment.donor
-        while True:
-            end = min(segment.end, start + room)
-            passes[-1].append(Segment(segment.slot, start, end, donor, shared))
-            room -= end - start
-            start, shared = end, 0
-            if end == segment.end:
-                break
-            passes.append([])
-            room = MAX_PREFILL_TOKENS
-    return passes
+def _runs(rows: Sequence[Row]) -> list[RowRun]:
+    """Sorted rows as few strided views of the cache."""
+    runs: list[RowRun] = []
+    first = 0
+    for number, stride in progressions([_place(row) for row in rows]):
+        some = rows[first : first + number]
+        runs.append(RowRun(number, _place(some[0])[1], stride, max(len(row.tokens) for row in some)))
+        first += number
+    return runs
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+
+
+def _out_of_memory(error: Exception) -> InfrastructureError:
+    reason = str(error).strip().splitlines()[:1]
+    return InfrastructureError(
+        f"memory ran out with this request running by itself: {''.join(reason)}", hint="make cache_gib smaller, or shorten the prompt"
+    )
 
 
 @contextmanager
-def _slot_attention(model: Any) -> Iterator[None]:
+def _blamed_on(row: Row) -> Iterator[None]:
+    """An error inside ends this row and no other."""
+    try:
+        yield
+    except Exception as error:
+        row.error = error
+
+
+@contextmanager
+def slot_attention_of(model: Any) -> Iterator[None]:
     """The model with the generator's attention, and its own again afterwards."""
     register()
     own = model.config._attn_implementation

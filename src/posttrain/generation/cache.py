@@ -1,14 +1,15 @@
 """Keys and values of the rows in a batch, and the attention function that stock Hugging Face models run on them.
 
-One forward pass is one packed row: first the new prompt tokens of rows that just joined (segments), then exactly one token of every
-row in the batch. There is no padding and no concatenation: each layer writes its keys and values into slots allocated once, and a
-segment whose beginning another slot already holds copies those keys and values instead of computing them.
+One forward pass is one packed row: first segments (prompts and forced tokens), then exactly one token of every row that is asked for
+its next. There is no padding and no concatenation: each layer writes its keys and values into memory allocated once.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
@@ -26,14 +27,14 @@ def register() -> None:
     AttentionInterface.register(ATTENTION_NAME, slot_attention)
 
 
-class SlotCache:
-    """Preallocated keys and values, ``[slot, kv_head, position, head_dim]`` a layer.
+class KeyValues:
+    """Preallocated keys and values, ``[kv_head, position, head_dim]`` a layer, for ``num_positions`` positions of all requests together.
 
-    Memory is allocated at a layer's first write and is zero until written (on CPU: untouched pages cost nothing).
+    Memory is allocated at a layer's first write; on a CPU, positions never written cost nothing.
     """
 
-    def __init__(self, num_slots: int, capacity: int) -> None:
-        self.num_slots, self.capacity = num_slots, capacity
+    def __init__(self, num_positions: int) -> None:
+        self.num_positions = num_positions
         self._layers: dict[int, tuple[Tensor, Tensor]] = {}
 
     def layer(self, index: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
@@ -42,38 +43,57 @@ class SlotCache:
             self._layers[index] = (self._zeros(key), self._zeros(value))
         return self._layers[index]
 
+    def is_allocated(self, num_layers: int) -> bool:
+        """Memory for all layers is there."""
+        return len(self._layers) == num_layers
+
     def _zeros(self, like: Tensor) -> Tensor:
-        return like.new_zeros(self.num_slots, like.shape[1], self.capacity, like.shape[3])
+        shape = (like.shape[1], self.num_positions, like.shape[3])
+        if like.device.type != "cpu":
+            return like.new_zeros(shape)
+        memory = np.zeros(math.prod(shape) * like.element_size(), np.uint8)
+        return torch.from_numpy(memory).view(like.dtype).view(shape)
 
     def copy(self, source: int, target: int, length: int) -> None:
-        """Copy the first ``length`` positions of slot ``source`` to slot ``target``, in every layer."""
+        """Copy ``length`` positions from ``source`` on to ``target`` on, in every layer; the two may overlap."""
+        overlap = abs(source - target) < length
         for layer in self._layers.values():
             for tensor in layer:
-                tensor[target, :, :length] = tensor[source, :, :length]
+                content = tensor[:, source : source + length]
+                tensor[:, target : target + length] = content.clone() if overlap else content
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """Prompt tokens ``start..end`` (positions) of the row in ``slot``; positions before ``shared`` are copied from slot ``donor`` first."""
+    """Tokens ``start..end`` of one request whose positions begin at ``base`` of the cache."""
 
-    slot: int
+    base: int
     start: int
     end: int
-    donor: int = -1
-    shared: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RowRun:
+    """``number`` rows of the pass whose positions begin at ``base``, ``base + stride``, ...; the longest of them has ``length`` tokens."""
+
+    number: int
+    base: int
+    stride: int
+    length: int
 
 
 @dataclass(slots=True)
 class StepPlan:
-    """What one forward pass computes: ``segments``, then the token at ``positions[i]`` of slot i for every row.
+    """What one forward pass computes: ``segments`` one after the other, then the last token of every row, in ``runs``.
 
-    Segments run in order within a layer, so one may take its beginning from a slot filled by an earlier one.
+    ``places`` (int64 [token]): where in the cache each token's keys and values go. ``positions`` (int64 [row]): each row's last position.
     """
 
-    cache: SlotCache
+    cache: KeyValues
     segments: Sequence[Segment]
+    runs: Sequence[RowRun]
+    places: Int[Tensor, " token"]
     positions: Int[Tensor, " row"]
-    length: int
     layers_run: set[int] = field(default_factory=set)
     _masks: dict[tuple[int, ...], Tensor] = field(default_factory=dict)
 
@@ -83,38 +103,35 @@ class StepPlan:
         """Write this pass's keys and values of ``layer`` and attend. query: [1, heads, token, dim], key, value: [1, kv_heads, ...]."""
         self.layers_run.add(layer)
         keys, values = self.cache.layer(layer, key, value)
+        keys.index_copy_(1, self.places, key[0])
+        values.index_copy_(1, self.places, value[0])
         kv_heads, groups = key.shape[1], query.shape[1] // key.shape[1]
         out = query.new_empty(query.shape[2], kv_heads, groups, value.shape[3])
         offset = 0
         for number, segment in enumerate(self.segments):
             rows = slice(offset, offset + segment.end - segment.start)
             offset = rows.stop
-            slot_keys, slot_values = keys[segment.slot], values[segment.slot]
-            if segment.shared and segment.donor != segment.slot:
-                slot_keys[:, : segment.shared] = keys[segment.donor, :, : segment.shared]
-                slot_values[:, : segment.shared] = values[segment.donor, :, : segment.shared]
-            slot_keys[:, segment.start : segment.end] = key[0, :, rows]
-            slot_values[:, segment.start : segment.end] = value[0, :, rows]
-            if rows.start == rows.stop:
-                continue
             asked = query[:, :, rows].reshape(1, kv_heads, -1, query.shape[3])
+            held = slice(segment.base, segment.base + segment.end)
             mask = self._segment_mask(number, groups, window, query)
-            seen = _attention(asked, slot_keys[None, :, : segment.end], slot_values[None, :, : segment.end], mask, scale, softcap)
+            seen = _attention(asked, keys[None, :, held], values[None, :, held], mask, scale, softcap)
             out[rows] = seen.view(kv_heads, groups, -1, value.shape[3]).permute(2, 0, 1, 3)
-        if (num_rows := self.positions.shape[0]) > 0:
-            rows_at = torch.arange(num_rows, device=query.device)
-            keys[rows_at, :, self.positions] = key[0, :, offset:].transpose(0, 1)
-            values[rows_at, :, self.positions] = value[0, :, offset:].transpose(0, 1)
-            asked = query[0, :, offset:].transpose(0, 1).reshape(num_rows, kv_heads, groups, query.shape[3])
-            mask = self._row_mask(window, query)
-            out[offset:] = _attention(asked, keys[:num_rows, :, : self.length], values[:num_rows, :, : self.length], mask, scale, softcap)
+        first = 0
+        for number, run in enumerate(self.runs):
+            rows = slice(offset + first, offset + first + run.number)
+            asked = query[0, :, rows].transpose(0, 1).reshape(run.number, kv_heads, groups, query.shape[3])
+            mask = self._row_mask(number, first, window, query)
+            out[rows] = _attention(asked, _strided(keys, run), _strided(values, run), mask, scale, softcap)
+            first += run.number
         return out.view(1, out.shape[0], kv_heads * groups, value.shape[3])
 
-    def _row_mask(self, window: int, like: Tensor) -> Float[Tensor, "row 1 1 length"]:
-        key = (-1, window)
+    def _row_mask(self, number: int, first: int, window: int, like: Tensor) -> Float[Tensor, "row 1 1 length"]:
+        key = (-1, number, window)
         if key not in self._masks:
-            at = torch.arange(self.length, device=like.device)
-            self._masks[key] = _additive(_visible(self.positions[:, None], at, window), like)[:, None, None]
+            run = self.runs[number]
+            at = torch.arange(run.length, device=like.device)
+            seen = _visible(self.positions[first : first + run.number, None], at, window)
+            self._masks[key] = _additive(seen, like)[:, None, None]
         return self._masks[key]
 
     def _segment_mask(self, number: int, groups: int, window: int, like: Tensor) -> Float[Tensor, "query length"]:
@@ -124,6 +141,12 @@ class StepPlan:
             at = torch.arange(segment.end, device=like.device)
             self._masks[key] = _additive(_visible(at[segment.start :, None], at, window), like).repeat(groups, 1)
         return self._masks[key]
+
+
+def _strided(tensor: Tensor, run: RowRun) -> Float[Tensor, "row kv_head length head_dim"]:
+    """The positions of a run's rows, without copying."""
+    heads, total, dim = tensor.shape
+    return tensor.as_strided((run.number, heads, run.length, dim), (run.stride * dim, total * dim, dim, 1), run.base * dim)
 
 
 def _visible(query_at: Tensor, key_at: Tensor, window: int) -> Bool[Tensor, "query key"]:

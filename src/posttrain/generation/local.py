@@ -1,26 +1,30 @@
 """A generator over a stock Hugging Face causal language model on this machine."""
 
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from posttrain.chat import CONTRACT_FILE, ChatContract, load_record
 from posttrain.errors import ConfigError, DataError
-from posttrain.generation.batch import Batch, LogitsHook, Row
+from posttrain.generation.batch import EXTENTS_PER_ROW, Batch, Row
 from posttrain.generation.packing import can_pack, pack_linears
-from posttrain.generation.protocol import ENGINE_VERSION, OnDone
+from posttrain.generation.protocol import ENGINE_VERSION, OnDone, RowConstraint, finish_all
 from posttrain.generation.sampling import check_sampling
+from posttrain.generation.session import Engine, LocalSession
 from posttrain.generation.support import check_model, context_length, folder_hash
 from posttrain.generation.text import TextStream
 from posttrain.models import find_model, load_for_inference
 from posttrain.records import Generation, GenerationRequest
 
-OnText = Callable[[int, str], None]
-HookFor = Callable[[GenerationRequest], LogitsHook | None]
+INTERLEAVED_TOKENS = 256
+"""Prompt tokens in one pass while other requests of a session wait for their next token."""
+OFFLINE_TOKENS = 1024
+"""The same where nobody watches: longer pieces finish the whole sooner."""
 
 
 class LocalGenerator:
-    """Batched sampling with shared prompt beginnings computed once, a preallocated cache, and rows that come and go.
+    """Batched sampling with prompt beginnings computed once, memory allocated once, and requests that come and go between two passes.
 
     ``token_ids`` and ``logprobs`` of an answer include the token that ended the turn; its text does not. The text is cut before the first
     stop string. ``logprobs`` are those of the model's own distribution (temperature 1, nothing cut off). ``seconds`` run from the moment a
@@ -28,17 +32,17 @@ class LocalGenerator:
     """
 
     def __init__(
-        self, model: Any, contract: ChatContract, *, batch_size: int = 16, identity: dict[str, Any] | None = None, cache_gib: float = 8.0
+        self, model: Any, contract: ChatContract, *, batch_size: int = 16, identity: dict[str, Any] | None = None, cache_gib: float = 4.0
     ) -> None:
         """``model`` is a causal language model in eval mode, used as it is. ``identity`` names its weights, for caches of answers.
 
-        The cache takes at most ``cache_gib``: fewer than ``batch_size`` rows run together when prompts are long.
+        Keys and values take at most ``cache_gib``: fewer than ``batch_size`` rows run together when prompts are long, and the others wait.
         """
         if batch_size < 1:
             raise ConfigError(f"batch_size is {batch_size}", hint="accepted: 1 or more")
         self.model, self.contract, self.batch_size = model, contract, batch_size
         self.context_length = context_length(model.config)
-        self._cache_bytes = int(cache_gib * 2**30)
+        self._cache_gib = cache_gib
         check_model(model)
         parameter = next(model.parameters())
         self.identity: dict[str, Any] = {
@@ -48,7 +52,9 @@ class LocalGenerator:
             "dtype": str(parameter.dtype).removeprefix("torch."),
             "device": parameter.device.type,
         }
-        self._batch: Batch | None = None
+        positions = min(int(cache_gib * 2**30) // self._bytes_per_token(), 2 * EXTENTS_PER_ROW * batch_size * self.context_length)
+        batch = Batch(model, num_rows=batch_size, num_positions=positions, end_ids=contract.eos_token_ids)
+        self._engine = Engine(batch)
 
     @classmethod
     def load(
@@ -61,7 +67,7 @@ class LocalGenerator:
         device: str = "cpu",
         merge: bool = True,
         pack: bool = True,
-        cache_gib: float = 8.0,
+        cache_gib: float = 4.0,
     ) -> "LocalGenerator":
         """Open a model folder (or the name of a cached model) and an adapter. ``merge=False`` keeps the adapter beside the weights.
 
@@ -83,48 +89,64 @@ class LocalGenerator:
         requests: Sequence[GenerationRequest],
         *,
         on_done: OnDone | None = None,
-        on_text: OnText | None = None,
-        hook_for: HookFor | None = None,
+        on_text: Callable[[int, str], None] | None = None,
     ) -> list[Generation]:
         """One answer a request, in the order given; every request is checked before the first runs.
 
-        ``on_text(index, piece)`` gets the text as it grows. ``hook_for(request)`` may give a function that changes the request's logits.
-        Raises DataError for a prompt that does not fit the context, ConfigError for a sampling setting out of range.
+        ``on_text(index, piece)`` gets the text as it grows. Raises DataError for a prompt that does not fit the context or the cache,
+        ConfigError for a sampling setting out of range.
         """
-        rows = [self._row(index, request, on_text, hook_for) for index, request in enumerate(requests)]
-        answers: dict[int, Generation] = {}
+        rows = []
+        for index, request in enumerate(requests):
+            name = f"request {index}" + (f" ('{request.id}')" if request.id else "")
+            emit = self._engine.speaker(functools.partial(on_text, index)) if on_text else None
+            rows.append(self.prepare(request, name, emit))
+        with self.open(interleaved_tokens=OFFLINE_TOKENS) as session:
+            order = sorted(range(len(rows)), key=lambda index: rows[index].tokens)
+            tickets = {index: session.submit_row(requests[index], rows[index]) for index in order}
+            return finish_all(session, [tickets[index] for index in range(len(rows))], on_done)
 
-        def finish(row: Row) -> None:
-            answers[row.index] = self._answer(row, requests[row.index])
-            if on_done:
-                on_done(row.index, answers[row.index])
+    def open(self, *, max_waiting: int | None = None, interleaved_tokens: int = INTERLEAVED_TOKENS) -> LocalSession:
+        """A session: requests are submitted as they come and finish as they finish.
 
-        if rows:
-            need = max(row.num_prompt + row.limit for row in rows)
-            self._room_for(need, len(rows)).run(sorted(rows, key=lambda row: row.tokens), finish)
-        return [answers[index] for index in range(len(rows))]
+        ``max_waiting`` bounds the queue behind the ``batch_size`` that run (None: no bound). ``interleaved_tokens``: how much of new
+        prompts is computed between two tokens of those that run; less makes those steadier, more starts new ones sooner.
+        """
+        return LocalSession(self, self._engine, max_waiting=max_waiting, interleaved_tokens=interleaved_tokens)
 
     def forget(self) -> None:
         """To be called after the model's weights changed: prompt beginnings computed before are not used again."""
-        if self._batch:
-            self._batch.forget()
+        self._engine.batch.forget()
 
-    def _row(self, index: int, request: GenerationRequest, on_text: OnText | None, hook_for: HookFor | None) -> Row:
-        name = f"request {index}" + (f" ('{request.id}')" if request.id else "")
+    def prepare(self, request: GenerationRequest, name: str, emit: Callable[[str], None] | None = None) -> Row:
+        """The row of a request, called ``name`` in errors; ``emit`` gets pieces of its text. Raises what :meth:`generate` raises."""
         check_sampling(request.sampling, name)
-        ids = self.contract.encode(request.messages, tools=request.tools, add_generation_prompt=True).tolist()
+        ids = list(request.prompt_ids) or self.contract.encode(request.messages, tools=request.tools, add_generation_prompt=True).tolist()
         if not 0 < len(ids) < self.context_length:
             raise DataError(
                 f"{name}: the prompt has {len(ids)} tokens; the context is {self.context_length}, at least one of them for the answer",
                 hint="shorten the prompt, or leave the row out",
             )
-        stream = None
-        if on_text or request.sampling.stop:
-            stream = TextStream(self.contract.decode, request.sampling.stop, (lambda piece: on_text(index, piece)) if on_text else None)
         limit = min(request.sampling.max_new_tokens, self.context_length - len(ids))
-        return Row(index, ids, request.sampling, limit, hook_for(request) if hook_for else None, stream)
+        if len(ids) + limit > self._engine.batch.num_positions:
+            raise ConfigError(
+                f"{name}: {len(ids)} tokens and {limit} new ones do not fit into the cache, {self._engine.batch.num_positions} tokens "
+                f"({self._cache_gib:g} GiB)",
+                hint="raise cache_gib, or lower max_new_tokens",
+            )
+        stream = TextStream(self.contract.decode, request.sampling.stop, emit) if emit or request.sampling.stop else None
+        return Row(ids, request.sampling, limit, self._constraint(request), stream)
 
-    def _answer(self, row: Row, request: GenerationRequest) -> Generation:
+    def _constraint(self, request: GenerationRequest) -> RowConstraint | None:
+        if request.constraint is None:
+            return None
+        from posttrain.generation.constraint import build_constraint
+
+        vocab = self.model.get_input_embeddings().weight.shape[0]
+        return build_constraint(request.constraint, request.tools, self.contract, vocab)
+
+    def answer(self, row: Row, request: GenerationRequest) -> Generation:
+        """The answer of a finished row."""
         ids = row.generated
         if row.stream is not None:
             text = row.stream.finish()
@@ -140,22 +162,6 @@ class LocalGenerator:
             logprobs=tuple(row.logprobs),
             id=request.id,
         )
-
-    def _room_for(self, length: int, num_rows: int) -> Batch:
-        """The batch of the last call when it is large enough, else a new one within the memory given.
-
-        A single row gets twice what it asked for, so that a conversation can grow; several get what they asked for and no more.
-        """
-        slots = min(num_rows, self.batch_size)
-        if self._batch and self._batch.capacity >= length and self._batch.num_slots >= slots:
-            return self._batch
-        most = self._cache_bytes // self._bytes_per_token()
-        if length > most:
-            raise ConfigError(f"{length} tokens do not fit into {self._cache_bytes / 2**30:.1f} GiB of cache", hint="raise cache_gib")
-        capacity = min(length if slots > 1 else 2 * length, self.context_length, most)
-        self._batch = None
-        self._batch = Batch(self.model, num_slots=min(slots, most // capacity), capacity=capacity, end_ids=self.contract.eos_token_ids)
-        return self._batch
 
     def _bytes_per_token(self) -> int:
         config, size = self.model.config, next(self.model.parameters()).element_size()

@@ -8,7 +8,7 @@ import torch
 from posttrain.config import content_hash
 from posttrain.config.base import file_hash
 from posttrain.errors import ModelError
-from posttrain.generation.batch import Batch, Row
+from posttrain.generation.batch import Batch, Row, slot_attention_of
 from posttrain.records import SamplingSettings
 
 PROBE_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.02}
@@ -43,15 +43,38 @@ def check_model(model: Any) -> None:
     with torch.inference_mode():
         theirs = model(input_ids=torch.tensor([ids], device=device), use_cache=False, logits_to_keep=1).logits[0, -1].float()
     seen: list[torch.Tensor] = []
-    batch = Batch(model, num_slots=1, capacity=len(ids), end_ids=())
-    for length in (9, len(ids)):
-        batch.run([Row(0, ids[:length], SamplingSettings(), 1, hook=lambda _, logits: seen.append(logits.clone()))], lambda row: None)
+    batch = Batch(model, num_rows=1, num_positions=len(ids) + 1, end_ids=())
+    with slot_attention_of(model):
+        for length in (9, len(ids)):
+            batch.submit(Row(ids[:length], SamplingSettings(), 1, constraint=_Witness(seen)))
+            while not batch.step():
+                pass
     error = float((seen[-1] - theirs).abs().max() / theirs.abs().max().clamp_min(1e-6))
     if not error <= PROBE_TOLERANCE.get(theirs.dtype if model.dtype not in PROBE_TOLERANCE else model.dtype, 1e-3):
         raise ModelError(
             f"'{config.model_type}' does not give its own logits under the generator's attention (relative difference {error:.1e})",
             hint="choose another model family, or serve this one behind an endpoint",
         )
+
+
+class _Witness:
+    """A constraint that allows everything and keeps the logits it is shown."""
+
+    is_finished = False
+
+    def __init__(self, seen: list[torch.Tensor]) -> None:
+        self._seen = seen
+
+    def mask(self, logits: torch.Tensor) -> None:
+        """Keep a copy."""
+        self._seen.append(logits.clone())
+
+    def push(self, token: int) -> None:
+        """Nothing follows from a token."""
+
+    def forced(self) -> list[int]:
+        """Never anything."""
+        return []
 
 
 def folder_hash(folder: Path) -> str:

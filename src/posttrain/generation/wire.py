@@ -6,14 +6,22 @@ from typing import Any
 import httpx
 
 from posttrain.errors import InfrastructureError
-from posttrain.records import Generation, GenerationRequest, Message
+from posttrain.records import Constraint, Generation, GenerationRequest, Message
 
 SEED_BITS = 63
 """Servers hold seeds in signed 64-bit numbers."""
 
 
+SENT_CONSTRAINTS = ("json_schema", "tool_calls")
+"""Kinds of constraint the API has fields for."""
+
+
 def request_body(request: GenerationRequest, model: str) -> dict[str, Any]:
-    """The JSON body of a request. ``top_k`` is sent only when set: it is no standard field, but common servers know it."""
+    """The JSON body of a request. ``top_k`` is sent only when set: it is no standard field, but common servers know it.
+
+    What the API has no field for (exact prompt ids, other constraints) is there under names of our own: endpoints refuse it before, and a
+    hash of the body tells requests apart.
+    """
     sampling = request.sampling
     body: dict[str, Any] = {
         "model": model,
@@ -31,7 +39,21 @@ def request_body(request: GenerationRequest, model: str) -> dict[str, Any]:
         body["logprobs"] = True
     if request.tools:
         body["tools"] = [dict(tool) for tool in request.tools]
+    if request.prompt_ids:
+        body["prompt_ids"] = list(request.prompt_ids)
+    if request.constraint is not None:
+        body.update(_constraint(request.constraint))
     return body
+
+
+def _constraint(constraint: Constraint) -> dict[str, Any]:
+    if constraint.kind == "json_schema":
+        return {"response_format": {"type": "json_schema", "json_schema": {"name": "answer", "schema": constraint.value, "strict": True}}}
+    if constraint.kind == "tool_calls":
+        modes = ("auto", "required", "none")
+        named = {"type": "function", "function": {"name": constraint.value}}
+        return {"tool_choice": constraint.value if constraint.value in modes else named}
+    return {"constraint": {"kind": constraint.kind, "value": constraint.value}}
 
 
 def _message(message: Message) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from transformers import (
 
 from posttrain.errors import ModelError
 from posttrain.generation import batch as batch_module
-from posttrain.generation.batch import Batch, Row
+from posttrain.generation.batch import Batch, Row, slot_attention_of
 from posttrain.generation.packing import PackedLinear, can_pack, pack_linears
 from posttrain.generation.support import check_model, context_length
 from posttrain.records import SamplingSettings
@@ -75,12 +75,22 @@ def draw_prompts():
     return [*sharing, *(rng.integers(1, VOCAB, n).tolist() for n in (1, 2, 17, 40)), [*common, 5], [*common, 5], common]
 
 
-def run(model, prompts, *, num_slots=4, new=9, **sampling):
+def finish(batch, rows):
+    """Run rows that come together; returns them in the order they left."""
+    for row in rows:
+        batch.submit(row)
+    left = []
+    with slot_attention_of(batch._model):
+        while len(left) < len(rows):
+            left += batch.step()
+    return left
+
+
+def run(model, prompts, *, num_rows=4, new=9, **sampling):
     """{index: finished row}. Request i generates ``new + i`` tokens."""
-    rows = [Row(i, list(prompt), SamplingSettings(**sampling), new + i) for i, prompt in enumerate(prompts)]
-    finished = {}
-    Batch(model, num_slots=num_slots, capacity=80, end_ids=()).run(rows, lambda row: finished.__setitem__(row.index, row))
-    return finished
+    rows = [Row(list(prompt), SamplingSettings(**sampling), new + i) for i, prompt in enumerate(prompts)]
+    finish(Batch(model, num_rows=num_rows, num_positions=2048, end_ids=()), rows)
+    return dict(enumerate(rows))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -94,17 +104,18 @@ def test_greedy_tokens_equal_hugging_face_generate(family):
         assert finished[i].generated == theirs[0, len(prompt) :].tolist(), f"{family}, prompt {i}"
 
 
-@pytest.mark.parametrize("num_slots", [1, 2, 10])
-def test_answers_do_not_depend_on_how_many_rows_run_together(num_slots):
+@pytest.mark.parametrize("num_rows", [1, 2, 10])
+def test_answers_do_not_depend_on_how_many_rows_run_together(num_rows):
     model, prompts = build(), draw_prompts()
-    want = {i: row.generated for i, row in run(model, prompts, num_slots=4).items()}
-    assert {i: row.generated for i, row in run(model, prompts, num_slots=num_slots).items()} == want
+    want = {i: row.generated for i, row in run(model, prompts, num_rows=4).items()}
+    assert {i: row.generated for i, row in run(model, prompts, num_rows=num_rows).items()} == want
 
 
 def test_a_long_prompt_is_computed_in_several_passes_with_the_same_answer(monkeypatch):
     model, prompts = build(), draw_prompts()
     want = {i: row.generated for i, row in run(model, prompts).items()}
-    monkeypatch.setattr(batch_module, "MAX_PREFILL_TOKENS", 7)
+    monkeypatch.setattr(batch_module, "PREFILL_TOKENS", 7)
+    monkeypatch.setattr(batch_module, "LEAST_PREFILL_TOKENS", 7)
     assert {i: row.generated for i, row in run(model, prompts).items()} == want
 
 
@@ -116,8 +127,8 @@ def test_a_common_beginning_is_computed_once():
     rng = np.random.default_rng(1)
     report = rng.integers(1, VOCAB, 25).tolist()
     prompts = [[*report, 10 + i, *rng.integers(1, VOCAB, 2).tolist()] for i in range(6)]
-    rows = [Row(i, prompt, SamplingSettings(), 1) for i, prompt in enumerate(prompts)]
-    Batch(model, num_slots=6, capacity=64, end_ids=()).run(rows, lambda row: None)
+    rows = [Row(prompt, SamplingSettings(), 1) for prompt in prompts]
+    finish(Batch(model, num_rows=6, num_positions=1024, end_ids=()), rows)
     assert sum(seen) == 25 + 6 * 3
 
 
@@ -127,7 +138,7 @@ def test_a_finished_row_leaves_and_a_waiting_one_takes_its_place():
     seen = []
     model.get_input_embeddings().register_forward_hook(lambda module, args, out: seen.append(args[0].numel()))
     prompts = [[i + 1] for i in range(5)]
-    run(model, prompts, num_slots=2, new=1)
+    run(model, prompts, num_rows=2, new=1)
     assert sum(seen) == sum(1 + i for i in range(5))
     assert max(seen) == 2
 
@@ -136,23 +147,20 @@ def test_the_row_stops_at_an_end_token_which_is_kept():
     model, prompt = build(), [4, 9, 2]
     free = run(model, [prompt])[0].generated
     end = free[3]
-    rows = []
-    Batch(model, num_slots=1, capacity=64, end_ids=(end,)).run([Row(0, list(prompt), SamplingSettings(), 9)], rows.append)
+    rows = finish(Batch(model, num_rows=1, num_positions=64, end_ids=(end,)), [Row(list(prompt), SamplingSettings(), 9)])
     assert rows[0].generated == free[: free.index(end) + 1]
     assert rows[0].finish_reason == "stop"
 
 
 def test_sampled_tokens_do_not_depend_on_neighbours():
     model, prompts = build(), draw_prompts()
-    together = {}
-    rows = [Row(i, list(p), SamplingSettings(temperature=0.9, top_p=0.95, seed=100 + i), 12) for i, p in enumerate(prompts)]
-    Batch(model, num_slots=5, capacity=80, end_ids=()).run(rows, lambda row: together.__setitem__(row.index, row.generated))
+    rows = [Row(list(p), SamplingSettings(temperature=0.9, top_p=0.95, seed=100 + i), 12) for i, p in enumerate(prompts)]
+    finish(Batch(model, num_rows=5, num_positions=1024, end_ids=()), rows)
     for i in (0, 4, 9):
-        alone = []
-        row = Row(0, list(prompts[i]), SamplingSettings(temperature=0.9, top_p=0.95, seed=100 + i), 12)
-        Batch(model, num_slots=1, capacity=80, end_ids=()).run([row], lambda row, alone=alone: alone.extend(row.generated))
-        assert alone == together[i]
-    assert together[7] != together[8], "the same prompt under two seeds"
+        row = Row(list(prompts[i]), SamplingSettings(temperature=0.9, top_p=0.95, seed=100 + i), 12)
+        finish(Batch(model, num_rows=1, num_positions=1024, end_ids=()), [row])
+        assert row.generated == rows[i].generated
+    assert rows[7].generated != rows[8].generated, "the same prompt under two seeds"
 
 
 def test_logprobs_are_those_of_a_plain_forward_pass():
@@ -161,39 +169,6 @@ def test_logprobs_are_those_of_a_plain_forward_pass():
     logits = model(torch.tensor([prompt + row.generated])).logits[0, len(prompt) - 1 : -1]
     want = torch.log_softmax(logits, -1).gather(-1, torch.tensor(row.generated)[:, None])[:, 0]
     torch.testing.assert_close(torch.tensor(row.logprobs), want, rtol=1e-4, atol=1e-4)
-
-
-def test_a_hook_decides_what_may_be_generated():
-    model = build()
-    calls = []
-
-    def only_even(generated, logits):
-        calls.append(list(generated))
-        logits[1::2] = float("-inf")
-
-    rows = []
-    start = [Row(0, [3, 4], SamplingSettings(), 6, hook=only_even), Row(1, [3, 4], SamplingSettings(), 6)]
-    Batch(model, num_slots=2, capacity=64, end_ids=()).run(start, rows.append)
-    by_index = {row.index: row.generated for row in rows}
-    assert all(token % 2 == 0 for token in by_index[0])
-    assert calls == [by_index[0][:n] for n in range(6)]
-    assert by_index[1] == run(model, [[3, 4]])[0].generated[:6]
-
-
-def test_the_model_gets_its_own_attention_back_after_a_failure():
-    model = build()
-    own = model.config._attn_implementation
-
-    def fail(generated, logits):
-        raise RuntimeError("hook")
-
-    batch = Batch(model, num_slots=1, capacity=64, end_ids=())
-    with pytest.raises(RuntimeError, match="hook"):
-        batch.run([Row(0, list(range(1, 30)), SamplingSettings(), 3, hook=fail)], lambda row: None)
-    assert model.config._attn_implementation == own
-    rows = []
-    batch.run([Row(0, list(range(1, 30)), SamplingSettings(), 3)], rows.append)
-    assert rows[0].generated == run(model, [list(range(1, 30))])[0].generated[:3]
 
 
 def test_layers_that_are_no_softmax_attention_are_refused_by_name():

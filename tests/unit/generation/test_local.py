@@ -33,17 +33,36 @@ def test_no_requests_give_no_answers(tiny_generator):
     assert tiny_generator.generate([]) == []
 
 
-def test_the_end_token_is_counted_and_not_shown(tiny_generator):
+class Rule:
+    """A constraint given as a function (generated ids, logits) -> None."""
+
+    is_finished = False
+
+    def __init__(self, rule):
+        self.rule, self.generated = rule, []
+
+    def mask(self, logits):
+        self.rule(self.generated, logits)
+
+    def push(self, token):
+        self.generated.append(token)
+
+    def forced(self):
+        return []
+
+
+def test_the_end_token_is_counted_and_not_shown(tiny_generator, monkeypatch):
     end = tiny_generator.contract.eos_token_ids[0]
 
     def end_after(request):
-        def hook(generated, logits):
+        def rule(generated, logits):
             logits[end] = 1e9 if len(generated) == int(request.id) else -1e9
 
-        return hook
+        return Rule(rule)
 
+    monkeypatch.setattr(tiny_generator, "_constraint", end_after)
     requests = [ask("pay", str(n), max_new_tokens=5, logprobs=True) for n in (0, 3, 9)]
-    empty, short, long = tiny_generator.generate(requests, hook_for=end_after)
+    empty, short, long = tiny_generator.generate(requests)
     assert (empty.token_ids, empty.text, empty.finish_reason) == ((end,), "", "stop")
     assert (short.token_ids[-1], len(short.logprobs), short.num_completion_tokens, short.finish_reason) == (end, 4, 4, "stop")
     assert (end in long.token_ids, long.num_completion_tokens, long.finish_reason) == (False, 5, "length")
@@ -80,14 +99,15 @@ def test_a_prompt_longer_than_the_context_is_refused_by_name_before_any_work(tin
     assert done == []
 
 
-def test_an_answer_ends_where_the_context_ends(tiny_generator):
+def test_an_answer_ends_where_the_context_ends(tiny_generator, monkeypatch):
     end = tiny_generator.contract.eos_token_ids[0]
 
     def never_end(generated, logits):
         logits[end] = float("-inf")
 
     request = ask("the ledger shows paid and owed " * 8, max_new_tokens=1000)
-    [answer] = tiny_generator.generate([request], hook_for=lambda request: never_end)
+    monkeypatch.setattr(tiny_generator, "_constraint", lambda request: Rule(never_end))
+    [answer] = tiny_generator.generate([request])
     assert answer.finish_reason == "length"
     assert answer.num_prompt_tokens + answer.num_completion_tokens == 160
 
@@ -103,7 +123,7 @@ def test_a_bound_on_the_cache_makes_batches_smaller(tiny_folder):
     wide = LocalGenerator.load(tiny_folder, dtype="float32", batch_size=4)
     narrow = LocalGenerator.load(tiny_folder, dtype="float32", batch_size=4, cache_gib=100 * bytes_per_token / 2**30)
     assert [a.token_ids for a in narrow.generate(requests)] == [a.token_ids for a in wide.generate(requests)]
-    with pytest.raises(ConfigError, match="do not fit into"):
+    with pytest.raises(ConfigError, match=r"request 0: \d+ tokens and \d+ new ones do not fit into the cache"):
         narrow.generate([ask("x", max_new_tokens=150)])
 
 
