@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Encoding
+from tokenizers import Encoding, Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from posttrain.chat.alignment import Aligner, Span, encoded
@@ -146,6 +146,11 @@ class ChatContract:
     def decode(self, ids: Sequence[int] | NDArray[np.int32], *, skip_special_tokens: bool = True) -> str:
         """Text of generated ids without special tokens, spaces untouched."""
         return str(self._backend.decode([int(i) for i in ids], skip_special_tokens=skip_special_tokens))
+
+    @property
+    def backend(self) -> Tokenizer:
+        """The Rust tokenizer as it is used here: it adds, cuts and pads nothing. Not to be changed."""
+        return self._backend
 
     @functools.cached_property
     def call_format(self) -> CallFormat | None:
