@@ -1,5 +1,6 @@
 """JSON Schemas of parameters: checked once when a tool is made, with one message that names the place."""
 
+import functools
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -34,7 +35,7 @@ _MEANT = {
     "none": "null",
 }
 _EMPTY = 'without arguments: {"type": "object", "properties": {}}'
-_DATA = ("default", "const", "enum", "examples")  # keywords whose values are data, not schemas
+DATA_KEYWORDS = ("default", "const", "enum", "examples")  # keywords whose values are data, not schemas
 _NAMED = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")  # keywords whose values map names to schemas
 
 
@@ -55,6 +56,12 @@ def check_parameters(parameters: Any, where: str) -> None:
         raise ConfigError(f"{where}: parameters are not plain JSON: {error}", hint="use JSON types only") from None
     if len(text) > MAX_SCHEMA_CHARS:
         raise ConfigError(f"{where}: parameters are {len(text):,} characters of JSON", hint=f"at most {MAX_SCHEMA_CHARS:,}: split the tool")
+    _check_text(text, where)
+
+
+@functools.lru_cache(256)
+def _check_text(text: str, where: str) -> None:
+    """The checks of a schema as JSON text: the same contract is made again for every episode, so a text that passed is not checked twice."""
     schema = json.loads(text)
     for place, node in _nodes(schema, "parameters", 0, where):
         _check_node(node, place, where)
@@ -78,7 +85,7 @@ def _nodes(schema: Any, place: str, depth: int, where: str) -> Iterator[tuple[st
     elif isinstance(schema, dict):
         yield place, schema
         for key, value in schema.items():
-            if key in _DATA:
+            if key in DATA_KEYWORDS:
                 continue
             if key in _NAMED and isinstance(value, dict):
                 for name, item in value.items():
