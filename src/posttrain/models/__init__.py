@@ -9,6 +9,7 @@ from posttrain.models.policy import Policy
 from posttrain.models.scalar import ScalarModel
 from posttrain.models.settings import LoraSettings, ModelOptions, ModelSettings
 from posttrain.models.sources import add_model, list_models, verify_model
+from posttrain.models.template import with_chat_template
 from posttrain.models.tiny import build_tiny_model, train_tokenizer, write_tiny_model
 
 __all__ = [
@@ -36,5 +37,6 @@ __all__ = [
     "train_tokenizer",
     "unmerge",
     "verify_model",
+    "with_chat_template",
     "write_tiny_model",
 ]

@@ -35,6 +35,8 @@ class StartModel(Config):
     """A folder, a GGUF file, a hub id or a known name such as smollm2-135m."""
     tiny: TinyStart | None = None
     """Make a tiny model instead."""
+    chat_template: str = ""
+    """Use this chat template instead of the model's own: one that ships (chatml-tools) or a Jinja file of the project."""
 
     @model_validator(mode="after")
     def _one_of(self) -> "StartModel":
@@ -149,6 +151,13 @@ class LoadedRecipe(Config):
     def at(self, path: str) -> Path:
         """A path of the recipe as an absolute one."""
         return (self.root / path).resolve()
+
+    def chat_template(self) -> str:
+        """The text of the chat template the recipe gives its model; empty when the model keeps its own."""
+        from posttrain.chat import template_text
+
+        name = self.recipe.model.chat_template
+        return template_text(self.at(name) if self.at(name).is_file() else name) if name else ""
 
     def model_source(self) -> str:
         """The start model as ``add_model`` takes it: a path of the recipe where one exists, else the name or hub id."""

