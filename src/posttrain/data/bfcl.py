@@ -84,10 +84,10 @@ class BfclRow:
 def read_bfcl(path: str | Path, *, answers: str | Path | None = None, dots: Dots = "keep") -> list[BfclRow]:
     """All rows of one category's file, in order; ``answers`` is by default ``possible_answer/<the same name>``.
 
-    Raises DataError naming file, line, field and fix.
+    Where a file is not there but one with ``.gz`` is, that is read. Raises DataError naming file, line, field and fix.
     """
-    file = Path(path)
-    truth = Path(answers) if answers else file.parent / "possible_answer" / file.name
+    file = _packed(Path(path))
+    truth = _packed(Path(answers) if answers else file.parent / "possible_answer" / file.name)
     given = {row.get("id"): row.get("ground_truth") for _, row in _rows(truth)} if answers or truth.exists() else {}
     found = []
     for line, row in _rows(file):
@@ -100,6 +100,11 @@ def read_bfcl(path: str | Path, *, answers: str | Path | None = None, dots: Dots
             raise DataError(f"{where}: row '{row['id']}' has no possible answer in {truth}", hint="fetch the file of the same version")
         found.append(_row(row, category, given.get(row["id"]), dots, where, file.parent))
     return found
+
+
+def _packed(path: Path) -> Path:
+    packed = path.with_name(path.name + ".gz")
+    return packed if packed.exists() and not path.exists() else path
 
 
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -190,7 +195,7 @@ def right_calls(row: BfclRow) -> tuple[ToolCall, ...]:
             stated = [one for one in values if one != "" and _stated(one, row.question)]
             usual = [one for one in values if one != ""]
             if usual and (stated or "" not in values or argument in schema.get("required", ())):
-                arguments[argument] = _plain((stated or usual)[0], schema["properties"][argument])
+                arguments[argument] = _plain((stated or usual)[0], schema["properties"][argument], row.question)
         calls.append(ToolCall(name, arguments))
     return tuple(calls)
 
@@ -213,12 +218,14 @@ def _stated(value: Any, question: str) -> bool:
     return re.search(rf"(?<!\w){re.escape(str(value))}(?!\w)", question, re.IGNORECASE) is not None
 
 
-def _plain(value: Any, schema: Mapping[str, Any]) -> Any:
-    """An accepted value without its alternatives: objects hold a list of accepted values for each key."""
+def _plain(value: Any, schema: Mapping[str, Any], question: str) -> Any:
+    """An accepted value without its alternatives: objects hold a list of accepted values a key; ``5.0`` is 5 where the question says 5."""
+    if schema.get("type") == "number" and isinstance(value, float) and value.is_integer() and _stated(int(value), question):
+        return int(value)
     if schema.get("type") == "object" and isinstance(value, Mapping):
         return {key: next(one for one in choices if one != "") for key, choices in value.items() if any(one != "" for one in choices)}
     if schema.get("type") == "array" and isinstance(value, list) and schema.get("items", {}).get("type") == "object":
-        return [_plain(one, schema["items"]) for one in value]
+        return [_plain(one, schema["items"], question) for one in value]
     return value
 
 
@@ -231,8 +238,7 @@ def _documented(row: Mapping[str, Any], folder: Path, where: str) -> list[dict[s
     for name in row.get("involved_classes", ()):
         if name not in DOCUMENTS:
             raise DataError(f"{where}: class '{name}' is unknown", hint=f"known: {', '.join(DOCUMENTS)}")
-        stem = folder / "multi_turn_func_doc" / f"{DOCUMENTS[name]}.json"
-        functions += [one for _, one in _rows(stem)]
+        functions += [one for _, one in _rows(_packed(folder / "multi_turn_func_doc" / f"{DOCUMENTS[name]}.json"))]
     excluded = row.get("excluded_function", ())
     return [one for one in functions if one["name"] not in excluded]
 
