@@ -5,7 +5,7 @@ from posttrain.data.cards import DataCard, card_path, check_consent, check_event
 from posttrain.data.comparisons import load_comparisons
 from posttrain.data.leakage import ContaminationReport, Hit, contamination
 from posttrain.data.mixture import GroupStatistics, MixtureReport, looks_like_refusal, mixture_report
-from posttrain.data.readers import ReadReport, RecordReader, read_records
+from posttrain.data.readers import ReadReport, RecordReader, read_for_prompts, read_records
 from posttrain.data.repeats import Duplicate, DuplicateReport, duplicates
 from posttrain.data.shapes import shape, shapes
 from posttrain.data.words import segments, speech
@@ -30,6 +30,7 @@ __all__ = [
     "load_comparisons",
     "looks_like_refusal",
     "mixture_report",
+    "read_for_prompts",
     "read_records",
     "record_to_row",
     "segments",

@@ -18,6 +18,7 @@ from posttrain.records import (
     FeedbackEvent,
     FieldError,
     PreferencePair,
+    PromptOnly,
     Record,
     StepLabels,
     UnpairedLabel,
@@ -27,7 +28,7 @@ from posttrain.records import (
 
 KINDS: dict[str, type[Record]] = {
     re.sub(r"(?<!^)(?=[A-Z])", "_", kind.__name__).lower(): kind
-    for kind in (Demonstration, PreferencePair, UnpairedLabel, StepLabels, VerifiableTask, FeedbackEvent, Comparison)
+    for kind in (Demonstration, PreferencePair, UnpairedLabel, StepLabels, VerifiableTask, FeedbackEvent, Comparison, PromptOnly)
 }
 
 
@@ -71,11 +72,22 @@ def read_records(
     return RecordReader(source, _allowed(kind), skip=on_bad_row == "skip", rejects_path=Path(rejects_path or default))
 
 
+def read_for_prompts(
+    path: str | Path, *, on_bad_row: Literal["stop", "skip"] = "stop", rejects_path: str | Path | None = None
+) -> "RecordReader":
+    """:func:`read_records` for a method that takes prompts alone: a file whose first row has a ``prompt`` or ``messages`` and neither
+    ``chosen`` nor ``completion`` gives PromptOnly, any other what it holds."""
+    row = next((row for _, row in open_source(path).rows() if isinstance(row, dict)), {})
+    kinds = {"messages": "prompt_messages", "prompt": "prompt"} if not {"chosen", "completion"} & row.keys() else {}
+    kind = next((kind for column, kind in kinds.items() if row.get(column)), None)
+    return read_records(path, kind, on_bad_row=on_bad_row, rejects_path=rejects_path)
+
+
 def _allowed(kind: type[Record] | str | None) -> list[Shape]:
-    """The shapes that may be read for ``kind``."""
+    """The shapes that may be read for ``kind``; prompts alone are never guessed."""
     every = [shapes.get(name) for name in shapes]
     if kind is None:
-        return every
+        return [entry for entry in every if entry.kind is not PromptOnly]
     if isinstance(kind, str):
         if kind in shapes:
             return [shapes.get(kind)]
@@ -178,7 +190,7 @@ class RecordReader(Iterator[Record]):
         if found:
             names = ", ".join(entry.name for entry in found)
             raise DataError(f"the columns ({columns}) fit several shapes: {names}", hint="name the one to read with kind=")
-        other = matching(row, [shapes.get(name) for name in shapes])
+        other = matching(row, _allowed(None))
         if other:
             wanted = ", ".join(sorted({entry.kind.__name__ for entry in self._allowed}))
             raise DataError(

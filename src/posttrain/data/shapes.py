@@ -18,6 +18,7 @@ from posttrain.records import (
     Judgement,
     Message,
     PreferencePair,
+    PromptOnly,
     Record,
     StepLabels,
     UnpairedLabel,
@@ -374,3 +375,26 @@ def _feedback(row: Row) -> Record:
         **said,
         **row_about(row, "prompt", "completion", "value", *said),
     )
+
+
+# --- prompts alone: read only where they are asked for, as every row with a misspelt answer would be one -------------
+
+
+@shape("prompt", PromptOnly, "prompt")
+def _prompt(row: Row) -> Record:
+    return _prompt_only(row, "prompt")
+
+
+@shape("prompt_messages", PromptOnly, "messages")
+def _prompt_messages(row: Row) -> Record:
+    return _prompt_only(row, "messages")
+
+
+def _prompt_only(row: Row, column: str) -> PromptOnly:
+    """The conversation up to its last answer, which is left out: it is what is asked for."""
+    turns = with_system(row, side(row[column], column, "user"))
+    if turns[-1:] and turns[-1].role == "assistant":
+        turns = turns[:-1]
+    if not turns:
+        raise FieldError(column, "has no turn to answer", row[column], fix="end with a user or tool message")
+    return PromptOnly(prompt=turns, tools=tools(row), **row_about(row, column))

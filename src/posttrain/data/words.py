@@ -21,6 +21,7 @@ from posttrain.records import (
     FeedbackEvent,
     Message,
     PreferencePair,
+    PromptOnly,
     Record,
     StepLabels,
     UnpairedLabel,
@@ -84,6 +85,8 @@ def sides(record: Record) -> tuple[str, str]:
             return speech(record.prompt), speech(record.completion)
         case StepLabels():
             return speech(record.prompt), "\n".join(record.steps)
+        case PromptOnly():
+            return speech(record.prompt), ""
         case VerifiableTask():
             return speech(record.prompt), str(record.reference)
 
@@ -99,7 +102,7 @@ def segments(record: Record) -> list[str]:
             messages = (*record.prompt, *record.a, *record.b)
         case UnpairedLabel() | FeedbackEvent():
             messages = (*record.prompt, *record.completion)
-        case StepLabels() | VerifiableTask():
+        case StepLabels() | VerifiableTask() | PromptOnly():
             messages = record.prompt
     rest = [sides(record)[1]] if isinstance(record, StepLabels | VerifiableTask) else []
     return [*(_said(message) for message in messages), *rest]

@@ -13,6 +13,7 @@ from posttrain.records import (
     Judgement,
     Message,
     PreferencePair,
+    PromptOnly,
     Record,
     StepLabels,
     UnpairedLabel,
@@ -60,6 +61,8 @@ def _columns(record: Record) -> dict[str, Any]:
             return {"prompt": _turns(record.prompt), "completion": _turns(record.completion), "label": record.label}
         case StepLabels():
             return {"prompt": _turns(record.prompt), "steps": list(record.steps), "labels": list(record.labels)}
+        case PromptOnly():
+            return {"prompt": _turns(record.prompt)}
         case VerifiableTask():
             return {"prompt": _turns(record.prompt), "verifier": record.verifier, "reference": record.reference}
         case Comparison():

@@ -13,11 +13,12 @@ from posttrain.errors import DataError
 from posttrain.evaluation import Suite
 from posttrain.recipes.recipe import LabelSettings, LoadedRecipe, StageEntry
 from posttrain.recipes.steps import Display, Outputs
-from posttrain.records import Comparison, Demonstration, PreferencePair, Record, TokenSequence, UnpairedLabel
+from posttrain.records import Comparison, Demonstration, PreferencePair, PromptOnly, Record, TokenSequence, UnpairedLabel
 from posttrain.stages import STAGES
 
 if TYPE_CHECKING:
     from posttrain.chat import ChatContract, MaskKind
+    from posttrain.data import RecordReader
     from posttrain.feedback import Method, PairSet
 
 
@@ -65,12 +66,11 @@ def describe_data(loaded: LoadedRecipe, entry: StageEntry, source: Path, model: 
     consent.
     """
     from posttrain.chat import ChatContract
-    from posttrain.data import check_consent, load_card, mixture_report, read_records
+    from posttrain.data import check_consent, load_card, mixture_report
 
     card, stage = load_card(source), STAGES.get(entry.kind)
     check_consent(card)
-    rule = entry.settings.get("on_bad_row", "stop")
-    reader = read_records(source, on_bad_row=rule, rejects_path=folder / "rejects.jsonl")
+    reader = read_rows(entry, source, folder)
     records = list(reader)
     wrong = next((record for record in records if not isinstance(record, stage.records)), None)
     if wrong is not None:
@@ -87,7 +87,7 @@ def describe_data(loaded: LoadedRecipe, entry: StageEntry, source: Path, model: 
         "supervised_tokens": int(supervised.sum()),
         "longest": int(lengths.max()),
         "median_length": float(np.median(lengths)),
-        "rows_without_supervision": int((supervised == 0).sum()),
+        "rows_without_supervision": 0 if PromptOnly in stage.records else int((supervised == 0).sum()),
         "contract": contract.hash,
         "card": card.dump(),
     }
@@ -107,8 +107,16 @@ def describe_data(loaded: LoadedRecipe, entry: StageEntry, source: Path, model: 
     return summary
 
 
+def read_rows(entry: StageEntry, source: Path, folder: Path) -> "RecordReader":
+    """The rows of a stage's data; those set aside go to ``folder/rejects.jsonl``."""
+    from posttrain.data import read_for_prompts, read_records
+
+    read = read_for_prompts if PromptOnly in STAGES.get(entry.kind).records else read_records
+    return read(source, on_bad_row=entry.settings.get("on_bad_row", "stop"), rejects_path=folder / "rejects.jsonl")
+
+
 def _sequences(contract: "ChatContract", records: Sequence[Record], mask: "MaskKind") -> list[TokenSequence]:
-    """Every sequence the rows train: a conversation, or each completion of a pair or label after its prompt."""
+    """Every sequence the rows train: a conversation, each completion of a pair or label after its prompt, or a prompt alone."""
     demonstrations = [record for record in records if isinstance(record, Demonstration)]
     sequences = list(contract.supervise_many(demonstrations, mask=mask))
     for index, record in enumerate(records):
@@ -117,6 +125,10 @@ def _sequences(contract: "ChatContract", records: Sequence[Record], mask: "MaskK
                 completions = [record.chosen, record.rejected]
             case UnpairedLabel():
                 completions = [record.completion]
+            case PromptOnly():
+                ids = contract.encode(record.prompt, tools=record.tools, add_generation_prompt=True)
+                sequences.append(TokenSequence(ids, np.zeros(len(ids), dtype=bool), index))
+                continue
             case _:
                 continue
         sequences += [contract.encode_completion(record.prompt, one, tools=record.tools, index=index) for one in completions]
@@ -130,11 +142,10 @@ def _system_prompt(record: Record) -> str:
 
 def curate(loaded: LoadedRecipe, entry: StageEntry, source: Path, suites: Sequence[Suite], folder: Path, display: Display) -> Outputs:
     """Duplicates out, suites looked for: writes the clean rows with their card, and the reports; raises CheckFailed on contamination."""
-    from posttrain.data import contamination, duplicates, read_records, write_jsonl
+    from posttrain.data import contamination, duplicates, write_jsonl
 
     settings = loaded.recipe.curation
-    rule = entry.settings.get("on_bad_row", "stop")
-    records = list(read_records(source, on_bad_row=rule, rejects_path=folder / "rejects.jsonl"))
+    records = list(read_rows(entry, source, folder))
     found = duplicates(records, near_jaccard=settings.near_duplicate_jaccard)
     write_json(folder / "duplicates.json", found.to_dict() | {"dropped": settings.drop_duplicates})
     kept = [record for index, record in enumerate(records) if index not in found.dropped] if settings.drop_duplicates else records

@@ -12,6 +12,7 @@ from posttrain.records.messages import (
     FeedbackEvent,
     Message,
     PreferencePair,
+    PromptOnly,
     StepLabels,
     UnpairedLabel,
     VerifiableTask,
@@ -58,6 +59,8 @@ def check_record(record: Record) -> None:
         case Comparison():
             check_prompt(record.prompt)
             check_comparison(record)
+        case PromptOnly():
+            check_prompt(record.prompt)
         case VerifiableTask():
             check_prompt(record.prompt)
             if not record.verifier:

@@ -9,6 +9,7 @@ from posttrain.records.messages import (
     FeedbackEvent,
     Message,
     PreferencePair,
+    PromptOnly,
     StepLabels,
     UnpairedLabel,
     VerifiableTask,
@@ -54,5 +55,5 @@ class Comparison:
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
-Record = Demonstration | PreferencePair | UnpairedLabel | StepLabels | VerifiableTask | FeedbackEvent | Comparison
+Record = Demonstration | PreferencePair | UnpairedLabel | StepLabels | VerifiableTask | FeedbackEvent | Comparison | PromptOnly
 """What a reader gives and a writer takes."""

@@ -96,6 +96,17 @@ class VerifiableTask:
 
 
 @dataclass(frozen=True, slots=True)
+class PromptOnly:
+    """A conversation that waits for an answer, for methods that sample their own (PPO)."""
+
+    prompt: tuple[Message, ...]
+    tools: tuple[Mapping[str, Any], ...] = ()
+    id: str = ""
+    source: str = ""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class FeedbackEvent:
     """What a user did with an answer. It carries the policy version that answered and the consent it was given under."""
 

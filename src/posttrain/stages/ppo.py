@@ -11,7 +11,7 @@ from posttrain.errors import ConfigError, DataError
 from posttrain.lineage import LineageStore, RunLogger
 from posttrain.models import ModelOptions, ModelSettings, find_model
 from posttrain.models.actor_critic import ActorCritic
-from posttrain.records import Demonstration, PreferencePair, UnpairedLabel
+from posttrain.records import Demonstration, PreferencePair, PromptOnly, UnpairedLabel
 from posttrain.rewards import RewardModel
 from posttrain.stages.base import STAGES, Progress, Quiet, Stage, StageResult
 from posttrain.stages.ppo_loop import Entry, Judges, PpoRun, run_updates
@@ -173,7 +173,7 @@ STAGES.register("ppo")(
     Stage(
         PpoConfig,
         run_ppo,
-        records=(PreferencePair, UnpairedLabel, Demonstration),
+        records=(PromptOnly, PreferencePair, UnpairedLabel, Demonstration),
         files=("held_out",),
         models=("reward_model", "held_out_reward_model", "value_model"),
     )

@@ -1,10 +1,8 @@
 """Prompts in, scored answers out: sampling from the live policy, exact token ids, rewards, and one packed pass for each model."""
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -13,12 +11,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from posttrain.chat import ChatContract
-from posttrain.data import read_records
+from posttrain.data import read_for_prompts
 from posttrain.errors import ContractError, DataError
 from posttrain.generation import LocalGenerator
-from posttrain.generation.prompt_file import PROMPT_COLUMNS, read_prompts
 from posttrain.models.actor_critic import ActorCritic
-from posttrain.records import Demonstration, GenerationRequest, Message, PreferencePair, SamplingSettings, TokenSequence
+from posttrain.records import Demonstration, GenerationRequest, Message, SamplingSettings, TokenSequence
 from posttrain.stages.ppo_settings import PpoConfig
 from posttrain.training import TrainingItem, TrainingSettings
 from posttrain.training.items import Microbatch
@@ -140,27 +137,13 @@ def _with_room(
 
 
 def _conversations(path: str) -> Iterable[tuple[Sequence[Message], Sequence[Any]]]:
-    """(messages, tools) of each row: of a prompt file, or the prompts of whatever records the file holds."""
-    file = Path(path)
-    if file.suffix == ".jsonl" and _is_prompt_file(file):
-        yield from ((request.messages, request.tools) for request in read_prompts(file, SamplingSettings()))
-        return
-    for record in read_records(file):
+    """(messages, tools) of each row: a prompt alone, or what comes before the answers of whatever records the file holds."""
+    for record in read_for_prompts(path):
         if isinstance(record, Demonstration):
             last = max((i for i, message in enumerate(record.messages) if message.role != "assistant"), default=-1)
             yield record.messages[: last + 1], record.tools
         else:
-            yield cast(PreferencePair, record).prompt, getattr(record, "tools", ())
-
-
-def _is_prompt_file(file: Path) -> bool:
-    """Whether the first line is an object with a prompt column and no answers beside it."""
-    try:
-        with open(file, encoding="utf-8") as stream:
-            row = json.loads(stream.readline())
-    except (OSError, ValueError):
-        return True  # read_prompts says what is wrong with it
-    return isinstance(row, dict) and any(row.get(name) for name in PROMPT_COLUMNS) and not {"chosen", "completion"} & set(row)
+            yield record.prompt, getattr(record, "tools", ())
 
 
 def check_apart(training: Sequence[Prompt], held_out: Sequence[Prompt], path: str) -> None:

@@ -53,7 +53,7 @@ class PpoConfig(ModelOptions):
     """
 
     data: str
-    """Prompts: JSONL with ``prompt`` or ``messages``, or any file of pairs, labels or demonstrations, whose prompts are taken."""
+    """Prompts: rows with ``prompt`` or ``messages``, or any file of pairs, labels or demonstrations, whose prompts are taken."""
     held_out: str | None = None
     """Prompts answered before and after the run, by the reference and by the result, to measure what was gained. None of them may be in
     ``data``. Left out: the first prompts of ``data``, and the report says so."""

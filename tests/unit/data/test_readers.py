@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from posttrain.data import read_records, record_to_row, write_jsonl
 from posttrain.errors import DataError
-from posttrain.records import Demonstration, Message, PreferencePair, StepLabels, ToolCall, UnpairedLabel
+from posttrain.records import Demonstration, Message, PreferencePair, PromptOnly, StepLabels, ToolCall, UnpairedLabel
 
 ROWS = [{"prompt": f'q {n} é 日本 "x", y', "completion": f"a\n{n}", "n": n} for n in range(1, 600)]
 EXPECTED = [(row["prompt"], row["completion"]) for row in ROWS]
@@ -162,6 +162,7 @@ records = st.one_of(
         margin=st.none() | st.floats(-2, 2),
         **about,
     ),
+    st.builds(PromptOnly, prompt=st.tuples(user), **about),
     st.builds(UnpairedLabel, prompt=st.tuples(user), completion=st.tuples(answer), label=st.booleans(), **about),
     st.builds(
         StepLabels, prompt=st.tuples(user), steps=st.tuples(text, text), labels=st.tuples(st.none() | st.booleans(), st.booleans()), **about
@@ -174,7 +175,7 @@ records = st.one_of(
 def test_what_is_written_is_read_back_equal(tmp_path_factory, record):
     path = tmp_path_factory.getbasetemp() / "round-trip.jsonl"
     assert write_jsonl([record], path) == 1
-    assert list(read_records(path)) == [record]
+    assert list(read_records(path, type(record))) == [record]
 
 
 def test_writing_is_atomic(tmp_path):

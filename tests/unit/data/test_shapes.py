@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from posttrain.data import read_records
+from posttrain.data import read_for_prompts, read_records
 from posttrain.errors import ConfigError, DataError
 from posttrain.records import (
     UNTRAINED_TURNS,
@@ -10,6 +10,7 @@ from posttrain.records import (
     FeedbackEvent,
     Message,
     PreferencePair,
+    PromptOnly,
     StepLabels,
     ToolCall,
     UnpairedLabel,
@@ -212,3 +213,26 @@ def test_a_bad_row_names_file_line_field_and_value(tmp_path, row, message):
     with pytest.raises(DataError, match=message) as caught:
         read(tmp_path, row)
     assert caught.value.hint
+
+
+ASKED = [{"prompt": "hi"}, {"prompt": [U]}, {"messages": [U]}, {"messages": [U, A]}, {"prompt": "hi", "verifier": "math", "reference": 1}]
+
+
+@pytest.mark.parametrize("row", ASKED)
+def test_a_prompt_alone_is_read_where_prompts_are_asked_for(tmp_path, row):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps(row) + "\n")
+    (record,) = read_for_prompts(path)
+    assert isinstance(record, PromptOnly)
+    assert record.prompt == (USER,)
+
+
+def test_a_prompt_alone_is_never_guessed(tmp_path):
+    with pytest.raises(DataError, match="no known shape"):
+        read(tmp_path, {"prompt": "hi", "chosne": "hello", "rejected": "what"})
+
+
+def test_pairs_and_labels_keep_their_answers_where_prompts_are_asked_for(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps({"prompt": "hi", "chosen": "hello", "rejected": "what"}) + "\n")
+    assert isinstance(next(read_for_prompts(path)), PreferencePair)
