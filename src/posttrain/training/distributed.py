@@ -5,14 +5,16 @@ before the one division. Start with ``torchrun --nproc-per-node 2 -m posttrain .
 """
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import nn
+
+from posttrain.errors import InfrastructureError
 
 T = TypeVar("T")
 
@@ -52,6 +54,25 @@ class World:
         values: list[T | None] = [None] * self.size
         dist.all_gather_object(values, value)
         return [entry for entry in values if entry is not None]
+
+    def together(self, work: Callable[[], T]) -> list[T]:
+        """What ``work`` gives in every process, in rank order. When it raises in one, all stop: that one with its own error, the others
+        with an InfrastructureError that quotes it. Between two of these no process may wait for another."""
+        if self.size == 1:
+            return [work()]
+        value, own = None, None
+        try:
+            value = work()
+        except Exception as error:
+            own = error
+        outcomes: list[Any] = [None] * self.size
+        dist.all_gather_object(outcomes, (value, f"{type(own).__name__}: {own}" if own else ""))
+        if own is not None:
+            raise own
+        for rank, (_, problem) in enumerate(outcomes):
+            if problem:
+                raise InfrastructureError(f"process {rank} of {self.size} stopped: {problem}", hint="mend that and run the same again")
+        return [value for value, _ in outcomes]
 
     def wait(self) -> None:
         """Go on when all processes are here."""

@@ -11,8 +11,9 @@ import json
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -68,28 +69,38 @@ def reference_logprobs(
 
     To be called before the first update: the policy is its own reference then (a fresh adapter is switched off), and no second model is
     ever in memory. ``contract``: hash of the chat contract. Time is linear in tokens; ``max_tokens`` of one forward pass. Killed, it
-    goes on after the last whole pass in the file. Several processes share the work; the bytes do not depend on how many there are.
+    goes on after the last whole pass in the file. Several processes share the work; the bytes do not depend on how many there are, and an
+    error in one stops all.
 
-    Raises ConfigError when the folder holds a cache of another model, adapter, contract or data.
+    Raises ConfigError when the folder holds a cache of another model, adapter, contract or data; InfrastructureError when another process
+    stopped.
     """
     world, place = world or World(), Path(folder)
     identity = reference_identity(policy, sequences, contract=contract)
-    _check_identity(place, identity)
-    world.wait()
+    world.together(lambda: _check_identity(place, identity))
     order = sorted(range(len(sequences)), key=lambda position: sequences[position].input_ids.astype(">i4").tobytes())
     counts = np.array([int(sequences[position].completion_mask[1:].sum()) for position in order], dtype=np.int64)
     bounds = np.concatenate(([0], np.cumsum(counts)))
     starts, ends = np.empty(len(order), np.int64), np.empty(len(order), np.int64)
     starts[order], ends[order] = bounds[:-1], bounds[1:]
-    with _locked(place) if world.is_main else nullcontext():
-        found = world.gather(_begin(place, identity, int(bounds[-1]), max_tokens) if world.is_main else {})[0]
+    with ExitStack() as held:
+
+        def begin() -> dict[str, Any]:
+            if not world.is_main:
+                return {}
+            held.enter_context(_locked(place))
+            return _begin(place, identity, int(bounds[-1]), max_tokens)
+
+        def finish() -> None:
+            if world.is_main:
+                write_json(place / HEADER_FILE, found | {"sha256": file_hash(place / VALUES_FILE)})
+
+        found = world.together(begin)[0]
         if not found["sha256"]:
             passes = _passes([sequences[position] for position in order], found["max_tokens"])
             with _as_reference(policy):
                 _compute(policy, passes, place / VALUES_FILE, world=world, on_progress=on_progress)
-            if world.is_main:
-                write_json(place / HEADER_FILE, found | {"sha256": file_hash(place / VALUES_FILE)})
-        world.wait()
+            world.together(finish)
     values = np.fromfile(place / VALUES_FILE, dtype="<f4").astype(np.float32, copy=False)
     return ReferenceLogprobs(values, starts, ends)
 
@@ -143,30 +154,38 @@ def _compute(
     """Append the passes the file does not hold yet; every process computes its share of a round, the first one writes them in order."""
     targets = [sum(int(row.completion_mask[1:].sum()) for row in block) for block in passes]
     boundaries = np.concatenate(([0], np.cumsum(targets))) * np.dtype("<f4").itemsize
-    held = world.gather(file.stat().st_size)[0]
-    first = int(np.searchsorted(boundaries, held, side="right")) - 1
-    if world.is_main:
-        os.truncate(file, int(boundaries[first]))
     tokens = np.concatenate(([0], np.cumsum([sum(map(len, block)) for block in passes])))
-    stream = open(file, "ab") if world.is_main else None  # noqa: SIM115 (closed below, and only the first process has one)
-    try:
-        for begin in range(first, len(passes), world.size):
-            number = begin + world.rank
-            own = _one_pass(policy, passes[number]) if number < len(passes) else b""
-            parts = world.gather(own)
-            if stream is not None:
-                for part in parts:
-                    stream.write(part)
-                    stream.flush()
-                os.fsync(stream.fileno())
-            if on_progress:
-                on_progress(int(tokens[min(begin + world.size, len(passes))]), int(tokens[-1]))
-    finally:
-        if stream is not None:
-            stream.close()
+
+    def held() -> int:
+        if not world.is_main:
+            return 0
+        count = int(np.searchsorted(boundaries, file.stat().st_size, side="right")) - 1
+        os.truncate(file, int(boundaries[count]))
+        return count
+
+    def end_round(parts: Sequence[bytes], done: int) -> None:
+        if world.is_main:
+            _append(file, parts)
+        if on_progress:
+            on_progress(int(tokens[done]), int(tokens[-1]))
+
+    for begin in range(world.together(held)[0], len(passes), world.size):
+        number, end = begin + world.rank, min(begin + world.size, len(passes))
+        parts = world.together(partial(_one_pass, policy, passes[number] if number < len(passes) else []))
+        world.together(partial(end_round, parts, end))
+
+
+def _append(file: Path, parts: Sequence[bytes]) -> None:
+    with open(file, "ab") as stream:
+        for part in parts:
+            stream.write(part)
+            stream.flush()
+        os.fsync(stream.fileno())
 
 
 def _one_pass(policy: Policy, block: Sequence[TokenSequence]) -> bytes:
+    if not block:
+        return b""
     rows = completion_logprobs(policy, block, max_tokens=sum(map(len, block)))
     return torch.cat(rows).float().numpy().astype("<f4", copy=False).tobytes()
 
@@ -192,7 +211,7 @@ def _begin(folder: Path, identity: Mapping[str, str], num_targets: int, max_toke
         values.write_bytes(b"")
         write_json(folder / HEADER_FILE, header)
     elif header["sha256"] and file_hash(values) != header["sha256"]:
-        warnings.warn(f"{values} is damaged: it is computed again", RuntimeWarning, stacklevel=4)
+        warnings.warn(f"{values} is damaged: it is computed again", RuntimeWarning, stacklevel=5)
         values.write_bytes(b"")
         header = header | {"sha256": ""}
         write_json(folder / HEADER_FILE, header)
