@@ -3,6 +3,7 @@
 from posttrain.episodes.progress import Progress, turn_seed
 from posttrain.episodes.runner import EpisodeRunner, run_episodes
 from posttrain.episodes.settings import EpisodeSettings, EpisodeTask
+from posttrain.episodes.toolbox import ToolboxEnvironment
 from posttrain.episodes.trajectory import episode_to_demonstration, episode_to_generation, episode_to_sequence
 
 __all__ = [
@@ -10,6 +11,7 @@ __all__ = [
     "EpisodeSettings",
     "EpisodeTask",
     "Progress",
+    "ToolboxEnvironment",
     "episode_to_demonstration",
     "episode_to_generation",
     "episode_to_sequence",
