@@ -29,7 +29,7 @@ def build_constraint(
     tool calls where there are no tools or the template prints none.
     """
     engine = _engine(contract, vocab_size)
-    return GrammarConstraint(engine.matcher(_grammar(constraint, tools, engine), constraint.kind), contract.eos_token_ids[0])
+    return GrammarConstraint(engine.matcher(_grammar(constraint, tools, engine), constraint.kind))
 
 
 def _grammar(constraint: Constraint, tools: Sequence[Mapping[str, Any]], engine: "_Engine") -> str:
@@ -72,7 +72,7 @@ class _Engine:
             raise ConfigError(
                 f"the model has {vocab_size} output rows and the tokenizer {needed} tokens", hint="use the tokenizer of the model"
             )
-        self._tokenizer = LLTokenizer(contract.backend.to_str(), n_vocab=vocab_size, eos_token=list(contract.eos_token_ids))
+        self._tokenizer = LLTokenizer(_readable(contract.backend.to_str()), n_vocab=vocab_size, eos_token=list(contract.eos_token_ids))
         added = contract.backend.get_added_tokens_decoder()
         self.special = {token.content: i for i, token in added.items() if self._tokenizer.is_special_token(i)}
         self._compiled = lru_cache(maxsize=_KEPT_GRAMMARS)(self._compile)
@@ -86,6 +86,20 @@ class _Engine:
 
     def _compile(self, grammar: str) -> LLMatcher:
         return LLMatcher(self._tokenizer, grammar, log_level=0)
+
+
+def _readable(tokenizer: str) -> str:
+    """The tokenizer with its word-begin sign (SentencePiece's ``▁``) decoded in the one way llguidance reads: a replacement."""
+    state = json.loads(tokenizer)
+    decoder = state.get("decoder") or {}
+    parts = decoder.get("decoders", [decoder])
+    if any(part.get("type") == "Metaspace" for part in parts):
+        parts = [
+            {"type": "Replace", "pattern": {"String": part["replacement"]}, "content": " "} if part.get("type") == "Metaspace" else part
+            for part in parts
+        ]
+        state["decoder"] = {"type": "Sequence", "decoders": parts}
+    return json.dumps(state)
 
 
 def _shortened(error: str) -> str:

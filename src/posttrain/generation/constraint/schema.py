@@ -10,15 +10,14 @@ from jsonschema.validators import validator_for
 from posttrain.errors import ConfigError, suggest
 
 TYPES = ("string", "integer", "number", "boolean", "null", "array", "object")
-ENFORCED = frozenset(
-    "type enum const properties required additionalProperties patternProperties minProperties maxProperties items prefixItems "
-    "additionalItems minItems maxItems minLength maxLength pattern format minimum maximum exclusiveMinimum exclusiveMaximum multipleOf "
-    "anyOf allOf oneOf $ref $defs definitions $id $anchor $schema".split()
-)
-NOTES = frozenset(
-    "title description default examples deprecated readOnly writeOnly $comment contentEncoding contentMediaType contentSchema "
-    "example nullable optional".split()
-)
+_VALUES = ("type", "enum", "const", "anyOf", "allOf", "oneOf", "$ref", "$defs", "definitions", "$id", "$anchor", "$schema")
+_OBJECTS = ("properties", "required", "additionalProperties", "patternProperties", "minProperties", "maxProperties")
+_ARRAYS = ("items", "prefixItems", "additionalItems", "minItems", "maxItems")
+_STRINGS = ("minLength", "maxLength", "pattern", "format")
+_NUMBERS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")
+ENFORCED = frozenset((*_VALUES, *_OBJECTS, *_ARRAYS, *_STRINGS, *_NUMBERS))
+_REMARKS = ("title", "description", "default", "examples", "example", "deprecated", "readOnly", "writeOnly", "$comment")
+NOTES = frozenset((*_REMARKS, "contentEncoding", "contentMediaType", "contentSchema", "nullable", "optional"))
 """Keywords that say nothing about validity. ``nullable`` and ``optional`` only widen what is accepted elsewhere."""
 _ONE = frozenset(("items", "additionalProperties", "additionalItems"))
 _SEVERAL = frozenset(("anyOf", "allOf", "oneOf", "prefixItems", "items"))
