@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 
 from posttrain.errors import InfrastructureError
-from posttrain.records import Constraint, Generation, GenerationRequest, Message
+from posttrain.records import CallRecord, Constraint, Generation, GenerationRequest, Message
 
 SEED_BITS = 63
 """Servers hold seeds in signed 64-bit numbers."""
@@ -74,25 +74,44 @@ def _message(message: Message) -> dict[str, Any]:
 
 
 def response_to_generation(response: httpx.Response, request: GenerationRequest, seconds: float, where: str) -> Generation:
-    """Read the first choice. Tool calls become text as JSON objects, one a line. Raises InfrastructureError where the answer is none."""
+    """Read the first choice. Raises InfrastructureError where the answer is none.
+
+    ``calls`` are the tool calls, not executed; one that cannot be read has no name, a sentence for the model as its result, and stays in
+    the text as JSON.
+    """
     try:
         payload = response.json()
         choice, usage = payload["choices"][0], payload.get("usage") or {}
         message = choice["message"]
-        text = message.get("content") or ""
-        calls = [json.dumps(call["function"], ensure_ascii=False) for call in message.get("tool_calls") or ()]
+        wanted = message.get("tool_calls") or ()
+        calls = tuple(_call(call) for call in wanted)
+        unread = [json.dumps(wire["function"], ensure_ascii=False) for wire, call in zip(wanted, calls, strict=True) if call.is_error]
         entries = (choice.get("logprobs") or {}).get("content") or ()
         return Generation(
-            text="\n".join([text, *calls] if text else calls),
+            text="\n".join(part for part in (message.get("content"), *unread) if part),
             finish_reason="length" if choice.get("finish_reason") == "length" else "stop",
             num_prompt_tokens=int(usage.get("prompt_tokens", 0)),
             num_completion_tokens=int(usage.get("completion_tokens", 0)),
             seconds=seconds,
             logprobs=tuple(float(entry["logprob"]) for entry in entries) if request.sampling.logprobs else (),
             id=request.id,
+            calls=calls,
         )
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise InfrastructureError(
             f"{where}: the answer is no chat completion ({type(error).__name__}: {error}): {response.text[:300]}",
             hint="check that the URL is that of an OpenAI-compatible server",
         ) from None
+
+
+def _call(wire: dict[str, Any]) -> CallRecord:
+    function = wire["function"]
+    name, arguments = str(function["name"]), function.get("arguments") or "{}"
+    try:
+        arguments = json.loads(arguments) if isinstance(arguments, str) else arguments
+        problem = "" if isinstance(arguments, dict) else "are not a JSON object"
+    except ValueError as error:
+        problem = f"are not JSON: {error}"
+    if problem:
+        return CallRecord("", {}, "error", f"The arguments of '{name}' {problem}.", True, 0)
+    return CallRecord(name, arguments, "ok", "", False, 0, id=wire.get("id"))

@@ -4,7 +4,7 @@ import threading
 
 import numpy as np
 import pytest
-from scripted import Ledger, Scripted, call_text, recorded_call
+from scripted_model import TOOLS, Ledger, Scripted, call_text, recorded_call
 
 from posttrain.episodes import EpisodeRunner, EpisodeSettings, EpisodeTask, run_episodes, turn_seed
 from posttrain.errors import DataError, InfrastructureError
@@ -70,8 +70,6 @@ def test_parallel_calls_go_to_the_environment_together(play):
         def call_many(self, calls):
             seen.append([call.arguments["account"] for call in calls])
             return super().call_many(calls)
-
-    from conftest import TOOLS
 
     task = EpisodeTask("t", (Message("user", "A and B?"),), tuple(item.signature for item in TOOLS), lambda: Watched(TOOLS))
     episode = play(f"{ASK_A}\n{ASK_B}", "195", task=task)
@@ -156,8 +154,6 @@ def test_a_turn_cut_at_its_own_length_ends_the_episode_and_runs_nothing(play):
 
 
 def test_a_spent_budget_ends_the_episode_when_the_model_does_not_stop(play, ask):
-    from conftest import TOOLS
-
     task = ask(environment=lambda: Ledger(TOOLS, budget=Budget(max_calls=1)))
     episode = play(*[ASK_A] * 5, task=task)
     assert [call.status for call in episode.calls] == ["ok", "over_budget", "over_budget"]
@@ -180,9 +176,7 @@ class Broken(Ledger):
     """Breaks in one place."""
 
     def __init__(self, where):
-        from conftest import TOOLS
-
-        super().__init__(TOOLS)
+            super().__init__(TOOLS)
         if where == "count":
             self.call_many = lambda calls: [ToolResult("a"), ToolResult("b")]
         elif where != "open":
@@ -343,11 +337,3 @@ def test_an_endpoint_gives_calls_and_no_ids(ask):
     assert episode.token_ids.size == episode.completion_mask.size == 0
     # Read: the 50 of the prompt and 21 of the result; written: 9 and 6.
     assert (episode.num_prompt_tokens, episode.num_completion_tokens) == (71, 15)
-
-
-def test_an_endpoints_unreadable_call_is_answered_too(ask):
-    broken = Generation("", "stop", 50, 9, 0.1, calls=(recorded_call("get_balance", problem="The arguments are no JSON."),))
-    [episode] = run_episodes(Scripted({"t": [broken, "sorry"]}), [ask()], settings=EpisodeSettings(), sampling=SAMPLING)
-    assert episode.calls[0].is_error
-    assert episode.messages[2].content == "The arguments are no JSON."
-    assert episode.finish_reason == "answer"
