@@ -12,7 +12,7 @@ from posttrain.config.files import write_json
 from posttrain.evaluation import Suite
 from posttrain.lineage import build_loggers
 from posttrain.recipes.origins import Origins, deciding_versions
-from posttrain.recipes.recipe import LoadedRecipe, StageEntry, stage_files
+from posttrain.recipes.recipe import LoadedRecipe, StageEntry, stage_files, with_files
 from posttrain.recipes.start_model import folder_fingerprint
 from posttrain.recipes.steps import Outputs, StepResult, Steps
 from posttrain.stages import STAGES
@@ -75,7 +75,8 @@ def train_step(run: RunSoFar, entry: StageEntry, model: StepResult, data: StepRe
     settings = _with_seed(entry.settings, loaded.recipe.seed)
     named = {key: run.reward_models[settings[key]] for key in stage.models if settings.get(key) in run.reward_models}
     files = stage_files(loaded, entry)
-    comparable = {key: value for key, value in settings.items() if key != "data" and key not in files and key not in named}
+    unnamed = with_files(settings, dict.fromkeys(files))
+    comparable = {key: value for key, value in unnamed.items() if key != "data" and key not in files and key not in named}
     inputs = {"kind": entry.kind, "settings": comparable, "model": model.key, "data": data.key, "versions": deciding_versions()}
     if files or named:
         inputs |= {"files": _hashes(files), "models": {key: step.key for key, step in named.items()}}
@@ -86,7 +87,7 @@ def train_step(run: RunSoFar, entry: StageEntry, model: StepResult, data: StepRe
         began = folder / "began.json"
         if not began.exists():
             write_json(began, {"trained_at": datetime.now(UTC).isoformat()})
-        resolved = settings | files | {key: step.outputs["path"] for key, step in named.items()} | {"data": data.outputs["path"]}
+        resolved = with_files(settings, files) | {key: step.outputs["path"] for key, step in named.items()} | {"data": data.outputs["path"]}
         if "reference_cache" in stage.config.model_fields and "reference_cache" not in settings:
             rows = {key: value for key, value in comparable.items() if key not in ("objective", "training", "watch")}
             cache = content_hash({"model": model.key, "data": data.key, "rows": rows})[:16]

@@ -1,6 +1,6 @@
 """A recipe: one file from the start model to the gate, validated before anything runs."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -166,15 +166,27 @@ class LoadedRecipe(Config):
 
 
 def stage_files(loaded: LoadedRecipe, entry: StageEntry) -> dict[str, Any]:
-    """Settings of a stage that name files or folders besides ``data``, as absolute paths; reward models of the recipe are none."""
+    """Settings of a stage that name files or folders besides ``data``, by dotted key, as absolute paths; reward models of the recipe are
+    none."""
     stage, found, made = STAGES.get(entry.kind), dict[str, Any](), {other.name for other in loaded.recipe.stages}
     for key in (*stage.files, *stage.models):
-        value = entry.settings.get(key)
+        value: Any = entry.settings
+        for part in key.split("."):
+            value = value.get(part) if isinstance(value, dict) else None
         if isinstance(value, dict):
             found[key] = {name: str(loaded.at(str(path))) for name, path in value.items()}
         elif isinstance(value, str) and not (key in stage.models and (value in made or not loaded.at(value).exists())):
             found[key] = str(loaded.at(value))
     return found
+
+
+def with_files(settings: Mapping[str, Any], files: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of ``settings`` with the values of ``files`` (dotted keys, as :func:`stage_files` gives them) in their places."""
+    made = dict(settings)
+    for key, value in files.items():
+        head, _, rest = key.partition(".")
+        made[head] = with_files(made[head], {rest: value}) if rest else value
+    return made
 
 
 def _check_files(loaded: LoadedRecipe, number: int) -> None:

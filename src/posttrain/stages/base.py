@@ -48,8 +48,8 @@ class Stage:
     """A training method: its settings class, the function that runs it, and what kind of model comes out.
 
     ``run(config, model_path, run_dir, *, lineage, parents, progress, logger) -> StageResult``. ``records``: the kinds of row its data may
-    hold. ``files``: settings, besides ``data``, that name data files (or map names to them). ``models``: settings that name a reward
-    model; a recipe may put the name of an earlier stage there.
+    hold. ``files``: settings, besides ``data``, that name files (or map names to them), by dotted key. ``models``: settings that name a
+    reward model; a recipe may put the name of an earlier stage there.
     """
 
     config: type[Config]

@@ -331,5 +331,5 @@ def _summary(trained: TrainResult, policy: Policy, fit: Mapping[str, float], num
 
 
 STAGES.register("preference")(
-    Stage(PreferenceConfig, run_preference, records=(PreferencePair, UnpairedLabel), files=("held_out", "adapter"))
+    Stage(PreferenceConfig, run_preference, records=(PreferencePair, UnpairedLabel), files=("held_out", "adapter", "watch.json_schema"))
 )

@@ -10,7 +10,7 @@ from posttrain.config import apply_overrides, content_hash, read_yaml
 from posttrain.data import card_path, read_records, record_to_row, write_jsonl
 from posttrain.errors import ConfigError, DataError, suggest
 from posttrain.recipes.display import SilentDisplay
-from posttrain.recipes.recipe import LoadedRecipe, StageEntry, load_recipe, stage_files
+from posttrain.recipes.recipe import LoadedRecipe, StageEntry, load_recipe, stage_files, with_files
 from posttrain.recipes.run import run_recipe
 from posttrain.recipes.steps import StepResult
 from posttrain.records import PreferencePair, Record
@@ -77,7 +77,7 @@ def _from_recipe(loaded: LoadedRecipe, entry: StageEntry, out: Path, model: str)
         return steps[name]
 
     data = finished(f"curate-{entry.name}").outputs["path"]
-    settings = {**entry.settings, **stage_files(loaded, entry)}
+    settings = with_files(entry.settings, stage_files(loaded, entry))
     settings |= {"data": data, "training": {"seed": loaded.recipe.seed, **(entry.settings.get("training") or {})}}
     if model:
         return SweepSource(entry.name, find_model(model), None, settings)
