@@ -78,21 +78,38 @@ def hide_secrets(parameters: Mapping[str, Any], arguments: Mapping[str, Any]) ->
 
 
 def _sentences(error: ValidationError) -> list[str]:
-    where = _path(error)
-    if error.validator == "required" and isinstance(error.instance, Mapping):
-        missing = [name for name in error.validator_value if name not in error.instance]
-        properties = error.schema.get("properties", {})
+    where, instance, schema = _path(error), error.instance, error.schema
+    properties: Mapping[str, Any] = schema.get("properties", {}) if isinstance(schema, Mapping) else {}
+    if error.validator == "required" and isinstance(instance, Mapping):
+        required: Any = error.validator_value
+        missing = [name for name in required if name not in instance]
         return [f"{_join(where, name)} is missing; expected {describe(properties.get(name, {}))}" for name in missing]
-    if error.validator == "additionalProperties" and isinstance(error.instance, Mapping) and error.validator_value is False:
-        known = error.schema.get("properties", {})
-        extra = [name for name in error.instance if name not in known]
-        return [f"{_join(where, name)[:80]} is not an argument; {suggest(name, known)}" for name in extra]
-    value = "(hidden)" if _is_secret(error.schema) else _short(error.instance)
-    expected = describe(error.schema)
-    if error.validator == "enum" and isinstance(error.instance, str):
-        near = suggest(error.instance[:80], [choice for choice in error.validator_value if isinstance(choice, str)])
-        return [f"{where} is {value}; expected {expected}" + (f"; {near}" if near.startswith("did") else "")]
-    return [f"{where} is {value}; expected {expected}"]
+    if error.validator == "additionalProperties" and isinstance(instance, Mapping) and error.validator_value is False:
+        extra = [name for name in instance if name not in properties]
+        return [f"{_join(where, name)[:80]} is not an argument; {suggest(name, properties)}" for name in extra]
+    if error.validator in ("anyOf", "oneOf"):
+        inner = _of_the_meant_option(error)
+        if inner:
+            return inner
+    said = f"{where} is {'(hidden)' if _is_secret(schema) else _short(instance)}; expected {describe(schema)}"
+    if error.validator == "enum" and isinstance(instance, str):
+        choices: Any = error.validator_value
+        near = suggest(instance[:80], [choice for choice in choices if isinstance(choice, str)])
+        return [f"{said}; {near}" if near.startswith("did") else said]
+    return [said]
+
+
+def _of_the_meant_option(error: ValidationError) -> list[str]:
+    """Where the value has the type of one alternative only, what that alternative says; else nothing."""
+    options: dict[Any, list[ValidationError]] = {}
+    for problem in error.context or ():
+        options.setdefault(problem.relative_schema_path[0], []).append(problem)
+    meant = [
+        problems
+        for problems in options.values()
+        if not any(problem.validator in ("type", "const", "enum") and not problem.relative_path for problem in problems)
+    ]
+    return [sentence for problem in meant[0] for sentence in _sentences(problem)] if len(meant) == 1 else []
 
 
 def _is_secret(schema: Any) -> bool:

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -145,6 +145,20 @@ def read_audit(path: str | Path) -> Iterator[dict[str, Any]]:
         line = _parse(raw)
         if line is not None:
             yield line
+
+
+def audit_lines(lines: Iterable[Mapping[str, Any]]) -> list[str]:
+    """One line a record for people: number, time, caller, tool, arguments, outcome."""
+    shown = []
+    for line in lines:
+        caller = line.get("caller", {})
+        who = "/".join(str(caller.get(key)) for key in ("tenant", "role", "subject") if caller.get(key)) or "-"
+        outcome = str(line.get("status", line["event"]))
+        if line["event"] == "done":
+            outcome += f" (line {line.get('intent')} ended)"
+        arguments = json.dumps(line.get("arguments", {}), ensure_ascii=False)[:120]
+        shown.append(f"{line['line']:>5}  {line['time']}  {who}  {line.get('tool', '')} {arguments}  {outcome}")
+    return shown
 
 
 def verify_audit(path: str | Path, head: str = "") -> AuditReport:

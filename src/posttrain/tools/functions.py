@@ -1,6 +1,7 @@
 """A tool from a Python function: its type hints become the schema, its docstring the descriptions."""
 
 import inspect
+import json
 from collections.abc import Callable
 from typing import Any, get_type_hints, overload
 
@@ -12,9 +13,10 @@ from posttrain.errors import ConfigError
 from posttrain.tools.access import Caller
 from posttrain.tools.docstrings import read_docstring
 from posttrain.tools.failures import InvalidArguments
+from posttrain.tools.schema import DATA_KEYWORDS
 from posttrain.tools.tool import Tool
 
-_DATA = ("default", "const", "enum", "examples")
+_FIRST = ("type", "description", "properties", "items", "anyOf", "enum")  # the order people write them in
 
 
 class TypedFunction:
@@ -25,7 +27,7 @@ class TypedFunction:
         self._model = model
         self._caller_argument = caller_argument
 
-    def __call__(self, **arguments: Any) -> Any:
+    def __call__(self, /, **arguments: Any) -> Any:
         """Call it; InvalidArguments when a value does not become what the hint asks for."""
         caller = {self._caller_argument: arguments.pop(self._caller_argument)} if self._caller_argument in arguments else {}
         try:
@@ -102,31 +104,30 @@ def _schema_of(model: type[BaseModel]) -> dict[str, Any]:
     except PydanticUserError as error:
         raise ConfigError(f"a type hint has no JSON form: {str(error).splitlines()[0]}", hint="use types with a JSON form") from None
     definitions = schema.pop("$defs", {})
-    plain: dict[str, Any] = _inline(schema, definitions, ())
-    if definitions and "#/$defs/" in str(plain):
-        plain["$defs"] = {name: _inline(node, {}, ()) for name, node in definitions.items()}
-    plain.setdefault("properties", {})
+    schema.setdefault("properties", {})
+    plain: dict[str, Any] = _inline(schema, definitions)
+    if "#/$defs/" in json.dumps(plain):
+        plain["$defs"] = {name: _inline(node, {}) for name, node in definitions.items()}
     return plain
 
 
-def _inline(node: Any, definitions: dict[str, Any], inside: tuple[str, ...]) -> Any:
+def _inline(node: Any, definitions: dict[str, Any]) -> Any:
     """The schema without titles and, where a definition does not contain itself, with the definition in place of its reference."""
     if isinstance(node, list):
-        return [_inline(item, definitions, inside) for item in node]
+        return [_inline(item, definitions) for item in node]
     if not isinstance(node, dict):
         return node
     name = str(node.get("$ref", "")).removeprefix("#/$defs/")
     if name in definitions and not _contains(definitions[name], name, definitions, set()):
         rest = {key: value for key, value in node.items() if key != "$ref"}
-        return _inline(definitions[name] | rest, definitions, (*inside, name))
+        return _inline(definitions[name] | rest, definitions)
     result: dict[str, Any] = {}
-    for key, value in node.items():
-        if key == "title" and isinstance(value, str):
-            continue
-        if key == "properties" and isinstance(value, dict):
-            result[key] = {field: _inline(item, definitions, inside) for field, item in value.items()}
-        else:
-            result[key] = value if key in _DATA else _inline(value, definitions, inside)
+    for key in sorted(node, key=lambda key: _FIRST.index(key) if key in _FIRST else len(_FIRST)):
+        value = node[key]
+        if key == "properties":
+            result[key] = {field: _inline(item, definitions) for field, item in value.items()}
+        elif key != "title":
+            result[key] = value if key in DATA_KEYWORDS else _inline(value, definitions)
     return result
 
 

@@ -19,9 +19,9 @@ def answer_of(tool: Tool, arguments: dict[str, Any]) -> Answer:
     except InvalidArguments as error:
         return Answer(invalid_text(tool.name, error.problems), "invalid_arguments", True)
     except ToolUnavailable as error:
-        return Answer(f"{tool.name} is unavailable: {error}", "unavailable", True)
+        return Answer(f"{tool.name} is unavailable: {error}", "unavailable", True, error.settled)
     except ToolError as error:
-        return Answer(f"{tool.name}: {error}", "error", True)
+        return Answer(f"{tool.name}: {error}", "error", True, error.settled)
     except BaseException as error:  # SystemExit and MemoryError too: the tool's trouble stays the tool's
         said = _say(error)
         return Answer(f"{tool.name} failed: {type(error).__name__}{': ' + said if said else ''}", "error", True, settled=False)

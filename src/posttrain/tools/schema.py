@@ -46,14 +46,25 @@ def validator_of(parameters: Mapping[str, Any]) -> Validator:
     return validator
 
 
+def is_utf8(text: str) -> bool:
+    """Whether ``text`` can be written as UTF-8 (a lone surrogate cannot)."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def check_parameters(parameters: Any, where: str) -> None:
     """Raise ConfigError unless ``parameters`` is a JSON Schema of an object that can be applied here; ``where`` opens the message."""
     if not isinstance(parameters, Mapping):
         raise ConfigError(f"{where}: parameters must be a JSON Schema, found {type(parameters).__name__}", hint=_EMPTY)
     try:
-        text = json.dumps(parameters, allow_nan=False)
+        text = json.dumps(parameters, allow_nan=False, ensure_ascii=False)
     except (TypeError, ValueError, RecursionError) as error:
         raise ConfigError(f"{where}: parameters are not plain JSON: {error}", hint="use JSON types only") from None
+    if not is_utf8(text):
+        raise ConfigError(f"{where}: parameters hold characters that UTF-8 cannot write", hint="remove the lone surrogates")
     if len(text) > MAX_SCHEMA_CHARS:
         raise ConfigError(f"{where}: parameters are {len(text):,} characters of JSON", hint=f"at most {MAX_SCHEMA_CHARS:,}: split the tool")
     _check_text(text, where)

@@ -7,7 +7,7 @@ from typing import Any
 
 from posttrain.config import content_hash
 from posttrain.errors import ConfigError
-from posttrain.tools.schema import check_parameters
+from posttrain.tools.schema import check_parameters, is_utf8
 
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,127}")
 MAX_DESCRIPTION_CHARS = 8_000
@@ -46,8 +46,8 @@ class Tool:
             raise ConfigError(
                 f"tool name {str(self.name)[:80]!r} cannot be used", hint="a letter, then letters, digits, _ . or -, at most 128"
             )
-        if not isinstance(self.description, str) or len(self.description) > MAX_DESCRIPTION_CHARS:
-            raise ConfigError(f"{where}: the description must be text of at most {MAX_DESCRIPTION_CHARS:,} characters")
+        if not isinstance(self.description, str) or not is_utf8(self.description) or len(self.description) > MAX_DESCRIPTION_CHARS:
+            raise ConfigError(f"{where}: the description must be UTF-8 text of at most {MAX_DESCRIPTION_CHARS:,} characters")
         check_parameters(self.parameters, where)
         for name, low in (("cost", 0.0), ("timeout_seconds", 0.001), ("retries", 0), ("max_result_chars", 100)):
             value = getattr(self, name)

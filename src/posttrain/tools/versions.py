@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from posttrain.config import content_hash
@@ -16,6 +17,21 @@ def record_of(tools: Iterable[Tool]) -> dict[str, Any]:
     known = {item.name: {"version": item.version, "contract": item.contract} for item in sorted(tools, key=lambda item: item.name)}
     versions = {name: entry["version"] for name, entry in known.items()}
     return {"version": "sha256:" + content_hash(versions), "tools": known}
+
+
+def read_record(path: str | Path) -> dict[str, Any]:
+    """A record as ``posttrain tools show --json`` printed it. Raises DataError."""
+    try:
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file", hint="make it with `posttrain tools show FILE --json`") from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: not a record of tools: {error}", hint="make it with `posttrain tools show FILE --json`") from None
+    if not isinstance(value, dict):
+        raise DataError(
+            f"{path}: not a record of tools, but {type(value).__name__}", hint="make it with `posttrain tools show FILE --json`"
+        )
+    return value
 
 
 def tool_changes(recorded: Mapping[str, Any], tools: Iterable[Tool]) -> list[str]:
