@@ -1,7 +1,7 @@
 """Retrieval: documents cut into passages with exact spans, an index pinned by hash, the retriever as a tool, citations that are checked."""
 
 from posttrain.tools.retrieval.backend import Embed
-from posttrain.tools.retrieval.backends import BACKENDS
+from posttrain.tools.retrieval.backends import BACKENDS, load_embed
 from posttrain.tools.retrieval.citations import (
     Citation,
     CitationCheck,
@@ -11,7 +11,8 @@ from posttrain.tools.retrieval.citations import (
     find_claims,
     retrieved_spans,
 )
-from posttrain.tools.retrieval.index import Index, build_index, open_index
+from posttrain.tools.retrieval.documents import read_documents
+from posttrain.tools.retrieval.index import Index, build_index, open_index, verify_index
 from posttrain.tools.retrieval.passages import Document, Hit, Passage
 from posttrain.tools.retrieval.search_tool import render_hits, search_tool
 
@@ -29,8 +30,11 @@ __all__ = [
     "check_citations",
     "find_citations",
     "find_claims",
+    "load_embed",
     "open_index",
+    "read_documents",
     "render_hits",
     "retrieved_spans",
     "search_tool",
+    "verify_index",
 ]

@@ -1,5 +1,9 @@
 """The ways of searching by name. A library is imported when an index needs it."""
 
+import importlib
+import os
+import sys
+
 from posttrain.errors import ConfigError, suggest
 from posttrain.tools.retrieval.backend import Backend, Embed
 
@@ -28,3 +32,21 @@ def backend_class(name: str, embed: Embed | None) -> type[Backend]:
     from posttrain.tools.retrieval.fts5 import Fts5
 
     return Fts5
+
+
+def load_embed(reference: str | None) -> Embed | None:
+    """The callable at ``module:function``, the current folder searched first; None for None. Raises ConfigError."""
+    if reference is None:
+        return None
+    module, _, name = reference.partition(":")
+    sys.path.insert(0, os.getcwd())
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except Exception as error:
+        raise ConfigError(f"--embed {reference}: {type(error).__name__}: {error}", hint="write module:function of your own code") from None
+    finally:
+        sys.path.pop(0)
+    if not callable(found):
+        raise ConfigError(f"--embed {reference} is a {type(found).__name__}, not a function")
+    embed: Embed = found
+    return embed

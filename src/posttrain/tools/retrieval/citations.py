@@ -30,7 +30,7 @@ class Citation:
 
 @dataclass(frozen=True, slots=True)
 class CitationCheck:
-    """``cited``: citations of something retrieved; ``unknown``: of anything else; how many claims there are, and how many have one of the first."""
+    """Citations of something retrieved, and of anything else; of the claims, ``num_covered`` have one of the first kind."""
 
     cited: tuple[Citation, ...]
     unknown: tuple[Citation, ...]
@@ -72,27 +72,24 @@ def find_claims(text: str) -> list[Claim]:
     A citation after the full stop belongs to the sentence before it: ``It is 5. [a:0-9]``.
     """
     claims: list[Claim] = []
+    before = 0
     for start, end in sentence_spans(text):
         sentence = text[start:end]
         citations = tuple(find_citations(sentence))
         words = _LIST_MARK.sub("", without_citations(sentence)).strip()
-        leading = _BRACKETS.match(sentence)
-        if leading and claims and _follows_directly(text, start):
-            first = tuple(one for one in citations if one.position < _end_of_leading(sentence))
+        if claims and "\n" not in text[before:start]:
+            leading = _end_of_leading(sentence)
+            first = tuple(one for one in citations if one.position < leading)
             claims[-1] = Claim(claims[-1].text, claims[-1].citations + first)
             citations = citations[len(first) :]
         if re.search(r"\w", words) and not words.rstrip("\"'”’)*_ ").endswith(("?", ":")):
             claims.append(Claim(words, citations))
+        before = end
     return claims
 
 
-def _follows_directly(text: str, start: int) -> bool:
-    """Whether only blanks of one line stand between the sentence before and this place."""
-    before = text[:start]
-    return "\n" not in before[len(before.rstrip()) :]
-
-
 def _end_of_leading(sentence: str) -> int:
+    """Where the citations that a sentence begins with end; 0 when it begins with none."""
     end = 0
     while match := _BRACKETS.match(sentence, end):
         end = match.end()

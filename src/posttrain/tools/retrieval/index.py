@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Self
 
@@ -49,7 +49,8 @@ def build_index(
     target = Path(path)
     if target.exists() and not (target / MANIFEST).is_file():
         raise ConfigError(f"{target} exists and is no index", hint="choose a new folder: building replaces the whole of it")
-    with atomic_directory(target) as folder, _claimed(folder, target):
+    with ExitStack() as held, atomic_directory(target) as folder:
+        held.enter_context(_claimed(folder, target))  # until the folder has its name
         store = PassageStore(folder / STORE, create=True)
         try:
             manifest, _ = _fill(store, folder, documents, (backend, kind), embed, max_chars, on_progress)
@@ -143,6 +144,22 @@ def open_index(path: str | Path, expected_version: str | None = None, *, embed: 
         raise
 
 
+def verify_index(
+    path: str | Path, expected_version: str | None = None, documents: Iterable[Document] | None = None
+) -> tuple[str, list[str]]:
+    """As :meth:`Index.verify`, also for an index too damaged to be opened: (its version, problems)."""
+    folder = Path(path)
+    manifest = read_manifest(folder)
+    problems = [] if expected_version in (None, manifest.version) else [f"the version is {manifest.version}, expected {expected_version}"]
+    if not (folder / STORE).is_file():
+        return manifest.version, [*problems, *changed_files(folder)]
+    store = PassageStore(folder / STORE)
+    try:
+        return manifest.version, problems + _problems(folder, manifest, store, documents)
+    finally:
+        store.close()
+
+
 class Index:
     """An opened index; safe to share between threads, never changes. Close it, or use it in a ``with`` block."""
 
@@ -153,6 +170,7 @@ class Index:
         self._store = store
         self._backend = backend
         self._tenants = [name for name, _ in manifest.tenants]
+        self._scopes = {name: scope for scope, name in enumerate(self._tenants)}
 
     @property
     def version(self) -> str:
@@ -166,7 +184,7 @@ class Index:
         """
         if k < 1:
             raise ConfigError(f"a search for {k} passages", hint="ask for 1 or more")
-        scopes = [scope for scope, name in enumerate(self._tenants) if name is None or name == tenant]
+        scopes = sorted({self._scopes[name] for name in (None, tenant) if name in self._scopes})
         found = self._backend.search(query, k, scopes)
         passages = self._store.passages([number for number, _ in found], self._tenants)
         return [Hit(passage, score) for passage, (_, score) in zip(passages, found, strict=True)]
@@ -176,26 +194,7 @@ class Index:
 
         ``documents``: also compare with these, the sources as they are now: changed, new and missing ones are named.
         """
-        problems = changed_files(self.path) if self.path else []
-        try:
-            content = self._store.content_hash()
-        except DataError as error:
-            return [*problems, error.message]
-        if content != self.manifest.content:
-            problems.append(f"the passages hash to {content[:12]}, built with {self.manifest.content[:12]}")
-        return problems + (self._source_changes(documents) if documents is not None else [])
-
-    def _source_changes(self, documents: Iterable[Document]) -> list[str]:
-        known = {row[0]: row[1] for batch in self._store.rows("SELECT id, sha256 FROM documents") for row in batch}
-        problems = []
-        for number, document in enumerate(documents, start=1):
-            check_document(document, f"document {number}")
-            built_from = known.pop(document.id, None)
-            if built_from is None:
-                problems.append(f"document '{document.id}' is not in the index")
-            elif built_from != document.sha256:
-                problems.append(f"document '{document.id}' has changed since the index was built")
-        return problems + [f"document '{name}' of the index is not among the sources" for name in sorted(known)]
+        return _problems(self.path, self.manifest, self._store, documents)
 
     def close(self) -> None:
         """Let the files go."""
@@ -206,3 +205,23 @@ class Index:
 
     def __exit__(self, *unused: object) -> None:
         self.close()
+
+
+def _problems(path: Path | None, manifest: Manifest, store: PassageStore, documents: Iterable[Document] | None) -> list[str]:
+    problems = changed_files(path) if path else []
+    try:
+        content = store.content_hash()
+        known = {row[0]: row[1] for batch in store.rows("SELECT id, sha256 FROM documents") for row in batch}
+    except DataError as error:
+        return [*problems, error.message]
+    if content != manifest.content:
+        problems.append(f"the passages hash to {content[:12]}, built with {manifest.content[:12]}")
+    for number, document in enumerate(documents if documents is not None else (), start=1):
+        check_document(document, f"document {number}")
+        built_from = known.pop(document.id, None)
+        if built_from is None:
+            problems.append(f"document '{document.id}' is not in the index")
+        elif built_from != document.sha256:
+            problems.append(f"document '{document.id}' has changed since the index was built")
+    gone = sorted(known) if documents is not None else []
+    return problems + [f"document '{name}' of the index is not among the sources" for name in gone]

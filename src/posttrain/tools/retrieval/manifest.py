@@ -54,6 +54,8 @@ class Manifest:
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write the manifest of a finished index, with size, header and hash of each of its files."""
+    for file in _files(folder):
+        file.chmod(0o644)
     files = {str(file.relative_to(folder)): _looks(file) | {"sha256": file_hash(file)} for file in _files(folder)}
     write_json(folder / MANIFEST, {"version": manifest.version, **manifest.dump(), "files": files})
 

@@ -4,12 +4,14 @@ import re
 
 Span = tuple[int, int]
 
-_END = re.compile(r"[.!?…]+[\"'”’)\]]*(?=\s)|\n(?=[ \t]*(?:\n|[-*•+][ \t]|\d{1,3}[.)][ \t]|[#>|]))|[。！？]")
+_END = re.compile(r"(?<![.!?…])[.!?…]++[\"'”’)\]]*+(?=\s)|\n(?=[ \t]*(?:\n|[-*•+][ \t]|\d{1,3}[.)][ \t]|[#>|]))|[。！？]")
 _ABBREVIATION = re.compile(
-    r"(?:^|[\s(\[\"'“])(?:[A-Za-z]|e\.g|i\.e|a\.m|p\.m|U\.S|U\.K|mr|mrs|ms|dr|prof|st|vs|etc|no|nos|fig|inc|ltd|co|corp|approx|cf|al|para|sec|art"
+    r"(?:^|[\s(\[\"'“])(?:[A-Za-z]|e\.g|i\.e|a\.m|p\.m|U\.S|U\.K|mr|mrs|ms|dr|prof|st|vs|etc|inc|ltd|co|corp|approx|cf|al"
     r"|jan|feb|mar|apr|jun|jul|aug|sep|sept|oct|nov|dec)\.$",
     re.IGNORECASE,
 )
+_BEFORE_NUMBER = re.compile(r"(?:^|[\s(\[])(?:nos?|fig|para|sec|art)\.$", re.IGNORECASE)
+_LIST_NUMBER = re.compile(r"^[ \t]*\d{1,3}\.$", re.MULTILINE)
 _BLANK_LINE = re.compile(r"\n[ \t\r]*\n\s*")
 
 
@@ -31,12 +33,13 @@ def sentence_spans(text: str, start: int = 0, end: int | None = None) -> list[Sp
 
 def _ends_sentence(text: str, match: re.Match[str], start: int, stop: int) -> bool:
     mark = match.group()
-    if not mark.startswith("."):
+    if mark[0] in "\n。！？":
         return True
     following = text[match.end() : min(stop, match.end() + 40)].lstrip()
     if following[:1].islower():
         return False
-    return mark != "." or _ABBREVIATION.search(text, max(start, match.start() - 12), match.end()) is None
+    patterns = [_ABBREVIATION, _LIST_NUMBER, *([_BEFORE_NUMBER] if following[:1].isdigit() else [])]
+    return mark != "." or not any(pattern.search(text, max(start, match.start() - 12), match.end()) for pattern in patterns)
 
 
 def _parts(text: str, start: int, stop: int, cuts: list[Span]) -> list[Span]:

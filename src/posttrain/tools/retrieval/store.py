@@ -112,6 +112,7 @@ class Filling:
         self._store, self._max_chars = store, max_chars
         self.tenants: dict[str | None, int] = {None: 0}
         """Passages a tenant, in the order of their scopes; None: for all."""
+        self._scopes: dict[str | None, int] = {None: 0}
         self.num_documents = 0
 
     @property
@@ -126,7 +127,7 @@ class Filling:
         check_document(document, where)
         self._store.add_document(document, where)
         count = self.tenants.setdefault(document.tenant, 0)
-        base = list(self.tenants).index(document.tenant) << SCOPE_BITS
+        base = self._scopes.setdefault(document.tenant, len(self._scopes)) << SCOPE_BITS
         metadata = json.dumps(dict(document.metadata), ensure_ascii=False, sort_keys=True)
         rows = [
             (base + place, document.id, one.start, one.end, one.text, metadata)
