@@ -1,15 +1,16 @@
 """How a template writes tool calls, found by rendering probes, and the calls read back from what a model wrote.
 
-Every call is a row of literals with holes between them: ``<tool_call>\\n{"name": "`` name ``", "arguments": `` arguments ``}\\n</tool_call>``.
-What stands in front of, between and behind several calls is found by rendering one call and two. No model's name is looked at.
+A call is a row of literals with holes between them: ``<tool_call>\\n{"name": "``, the name, ``", "arguments": ``, the arguments as a JSON
+object, ``}\\n</tool_call>``. What stands in front of, between and behind several calls is found by rendering one call and two. No model's
+name is looked at.
 """
 
 import json
-import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
 from posttrain.chat.call_reader import Reader, Unreadable
@@ -122,7 +123,7 @@ class CallFormat:
             return -1
         try:
             body, _ = json.JSONDecoder().raw_decode(text.lstrip())
-        except ValueError:
+        except (ValueError, RecursionError):
             return start
         return start if set(keys) <= set(body) else -1
 
@@ -152,7 +153,8 @@ class CallFormat:
                 raise Unreadable("The call names no tool.")
             if not isinstance(arguments, dict):
                 raise Unreadable(f"The arguments of '{name}' must be a JSON object, not {shorten(json.dumps(arguments))}.")
-            calls.append(ToolCall(name.strip(), arguments, values.get("id")))
+            own_id = values.get("id")
+            calls.append(ToolCall(name.strip(), arguments, own_id if isinstance(own_id, str) else None))
             more = reader.accept(self.separator) if self.separator.strip() else bool(opening.strip()) and reader.at(opening)
         reader.expect(self.trail)
 
@@ -193,19 +195,19 @@ def derive_call_format(turn_text: TurnText) -> CallFormat:
     one = turn_text(Message("assistant", "", (PROBE_CALL,))).removeprefix(answer_lead)
     spots = _spots(one, PROBE_CALL)
     head, tail = one[: spots[0][0]], one[spots[-1][1] :]
-    between_holes = tuple(one[end:start] for (_, end, _), (start, _, _) in zip(spots, spots[1:], strict=False))
+    between_holes = tuple(one[end:start] for (_, end, _), (start, _, _) in pairwise(spots))
     two = _try(turn_text, Message("assistant", "", (PROBE_CALL, _SECOND_CALL)))
     lead = separator = trail = ""
     many = two is not None and _SECOND_CALL.name in two
     if two is not None and many:
         two = two.removeprefix(answer_lead)
         joint = two[_spots(two, PROBE_CALL)[-1][1] : _spots(two, _SECOND_CALL)[0][0]]
-        closing = os.path.commonprefix([tail, joint])
-        opening = os.path.commonprefix([head[::-1], joint[len(closing) :][::-1]])[::-1]
+        closing = _common_beginning(tail, joint)
+        opening = _common_beginning(head[::-1], joint[len(closing) :][::-1])[::-1]
         lead, trail = head[: len(head) - len(opening)], tail[len(closing) :]
         separator = joint[len(closing) : len(joint) - len(opening)]
         head, tail = opening, closing
-    gap = _gap(turn_text, answer_lead, one)
+    gap, thinking = _gap(turn_text, one), _thinking(turn_text)
     item, key = _separators(two or turn_text(Message("assistant", "", (_SECOND_CALL,))))
     return CallFormat(
         literals=(head, *between_holes, tail),
@@ -216,8 +218,8 @@ def derive_call_format(turn_text: TurnText) -> CallFormat:
         gap=gap or "",
         many=many,
         with_content=gap is not None,
-        answer_lead="" if _thinking(turn_text) else answer_lead,
-        thinking=_thinking(turn_text),
+        answer_lead="" if thinking else answer_lead,
+        thinking=thinking,
         item_separator=item,
         key_separator=key,
     )
@@ -244,6 +246,10 @@ def _spots(text: str, call: ToolCall) -> list[tuple[int, int, Hole]]:
     return sorted(spots)
 
 
+def _common_beginning(a: str, b: str) -> str:
+    return a[: next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))]
+
+
 def _try(turn_text: TurnText, message: Message) -> str | None:
     try:
         return turn_text(message)
@@ -251,7 +257,7 @@ def _try(turn_text: TurnText, message: Message) -> str | None:
         return None
 
 
-def _gap(turn_text: TurnText, answer_lead: str, one: str) -> str | None:
+def _gap(turn_text: TurnText, one: str) -> str | None:
     """What stands between text and calls; None where the template does not print both."""
     text = _try(turn_text, Message("assistant", _ANSWER, (PROBE_CALL,)))
     if text is None or _ANSWER not in text or not text.endswith(one):

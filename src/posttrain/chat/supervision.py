@@ -136,7 +136,7 @@ class SpanFinder:
         whole = self._renderer.render(messages, tools=tools, add_generation_prompt=True)
         prompt = self._renderer.render(messages[:turn], tools=tools, add_generation_prompt=True)
         if begin != len(prompt) or not whole.startswith(prompt):
-            raise _refusal(turn, "what stands before it changes once other messages follow", prompt, whole, _NEW_EPISODE)
+            raise _refusal(turn, "what stands before it changes once other messages follow", prompt, whole, _NEW_PROMPT, "continued")
         token = next(one.token for one in self._ends if whole.endswith(one.token, begin, end))
         return whole[end - len(token) :]
 
@@ -198,7 +198,7 @@ _FIRST_MARK, _LAST_MARK = "\U000f0000", "\U000ffffd"
 _MARKS = re.compile(f"([{_FIRST_MARK}-{_LAST_MARK}])")
 _LAST_ONLY = "supervise the last turn only (mask 'last'), or use a template that keeps assistant turns as they are"
 
-_NEW_EPISODE = "begin a new prompt there, or use a template that keeps earlier turns as they are"
+_NEW_PROMPT = "begin a new prompt there, or use a template that keeps earlier turns as they are"
 _LAST = "use a template whose answers begin with its generation prompt (one that keeps the reasoning it asks for)"
 
 
@@ -224,10 +224,10 @@ def _with_mark(message: Message, mark: str) -> Message:
     return replace(message, content=put(message.content), tool_calls=calls)
 
 
-def _refusal(turn: int, reason: str, expected: str, seen: str, hint: str = _LAST_ONLY) -> ContractError:
+def _refusal(turn: int, reason: str, expected: str, seen: str, hint: str = _LAST_ONLY, done: str = "masked exactly") -> ContractError:
     place = next((i for i, (a, b) in enumerate(zip(expected, seen, strict=False)) if a != b), min(len(expected), len(seen)))
     shown = slice(max(0, place - 20), place + 20)
-    where = f"turn {turn} cannot" if turn >= 0 else "the conversation cannot"
+    where = f"turn {turn}" if turn >= 0 else "the conversation"
     return ContractError(
-        f"{where} be masked exactly: {reason}. Expected {expected[shown]!r}, found {seen[shown]!r} (character {place})", hint=hint
+        f"{where} cannot be {done}: {reason}. Expected {expected[shown]!r}, found {seen[shown]!r} (character {place})", hint=hint
     )
