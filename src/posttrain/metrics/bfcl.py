@@ -44,6 +44,8 @@ ErrorType = Literal[
     "value",
 ]
 LEFT_OUT = ""  # among accepted values: the argument may be left out
+ANY_VALUE: Mapping[str, Any] = {"$any": True}
+"""Among accepted values: any value of the right type does. BFCL has no such thing; tasks with an argument in free words need it."""
 TYPES: Mapping[str, type] = {
     "string": str,
     "integer": int,
@@ -128,6 +130,8 @@ def check_argument(name: str, value: Any, accepted: Sequence[Any], schema: Mappi
     items = _python_type(schema.get("items") or {}) if expected is list else None
     if expected is float and type(value) is int and abs(value) < 2**1023:
         value = float(value)
+    if ANY_VALUE in accepted:
+        accepted = [value]
     problem, is_variable = _type_problem(value, accepted, expected, items)
     if not problem:
         problem = _among(value, accepted) if is_variable else _value_problem(value, accepted, expected, items)

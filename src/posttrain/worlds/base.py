@@ -16,7 +16,7 @@ SPLITS = ("train", "validation", "test")
 class WorldTask:
     """One task. ``messages`` end with the user's request; ``tools`` are the signatures offered.
 
-    ``expected``: ``calls`` in BFCL's possible-answer form (``[]``: no call is needed; no accepted value at all, ``{"query": []}``: any
+    ``expected``: ``calls`` in BFCL's possible-answer form (``[]``: no call is needed; ``metrics.bfcl.ANY_VALUE``: any
     value does), ``answer`` (``numbers``, ``contains``) and ``state``, the change of the database. ``world`` is plain JSON that opens
     exactly this state again. ``demonstration``: the expert's turns with real results, ending in the answer.
     """

@@ -1,9 +1,9 @@
 """Financial operations: companies of three tenants with their books, tools, roles and tasks. Importing this registers the world."""
 
-from posttrain.worlds.finops import lookups
+from posttrain.worlds.finops import bookings, lookups, payments, policies, refusals
 from posttrain.worlds.finops.company import ROLES, TENANTS, build_database, database_hash
 from posttrain.worlds.finops.environment import FinopsEnvironment
-from posttrain.worlds.finops.signatures import ACTIONS, allowed, signature
+from posttrain.worlds.finops.signatures import ACTIONS, allowed
 from posttrain.worlds.finops.world import FINOPS, FinopsWorld
 
 __all__ = [
@@ -14,8 +14,11 @@ __all__ = [
     "FinopsEnvironment",
     "FinopsWorld",
     "allowed",
+    "bookings",
     "build_database",
     "database_hash",
     "lookups",
-    "signature",
+    "payments",
+    "policies",
+    "refusals",
 ]

@@ -33,6 +33,10 @@ ACCOUNTS = (  # name, type, first and last number, department
     ("Office Supplies", "expense", 6000, 6999, "Facilities"),
     ("Rent", "expense", 6000, 6999, "Facilities"),
 )
+SPENT = (
+    "SELECT coalesce(sum(lines.cents), 0) FROM lines JOIN accounts ON account = accounts.number "
+    "WHERE accounts.tenant = ? AND department = ?"
+)
 DEPARTMENTS = ("Marketing", "Sales", "IT", "People", "Facilities")
 LIMITS = (500_000, 1_000_000, 2_000_000, 2_500_000, 5_000_000)  # cents a treasurer may transfer alone
 STATES = ("arrived", "open", "paid")  # of a receivable: the money is on the statement, nothing yet, or matched and booked
@@ -102,7 +106,7 @@ class _Company:
             self._receivable(party, state)
         self._expenses(12 * size)
         self._budgets()
-        self._approvals(vendors)
+        self._approvals([vendor for position, vendor in enumerate(vendors) if not _changes_account(position)])
         for document in write_documents(self._rng, self._names, self._accounts):
             self._insert("documents", document.id, self._tenant, document.topic, document.text, document.fact)
 
@@ -136,7 +140,7 @@ class _Company:
         names: list[str] = []
         for position in range(count):
             name = self._names.sibling(names[-1]) if position % 2 else self._names.business()
-            changed = self._past(9) if kind == "vendor" and position % 4 == 3 else None
+            changed = self._past(9) if kind == "vendor" and _changes_account(position) else None
             self._insert("parties", name, self._tenant, kind, self._names.bank_account(), changed)
             names.append(name)
         return names
@@ -176,9 +180,8 @@ class _Company:
 
     def _budgets(self) -> None:
         """Each department has spent between a third and all of its budget."""
-        spent = "SELECT coalesce(sum(cents), 0) FROM lines JOIN accounts ON account = accounts.number WHERE accounts.tenant = ? AND department = ?"
         for department in DEPARTMENTS:
-            used = self._db.execute(spent, (self._tenant, department)).fetchone()[0]
+            used = self._db.execute(SPENT, (self._tenant, department)).fetchone()[0]
             budget = round(used * self._rng.uniform(1.02, 3.0) / 10_000 + 5) * 10_000
             self._insert("budgets", self._tenant, department, budget)
 
@@ -188,3 +191,8 @@ class _Company:
         for status, decided in (("approved", controller), ("pending", None), ("rejected", controller), ("approved", treasurer)):
             approval, cents = self._names.number(1000, 9999, "APR-"), self._cents(2_000, 80_000)
             self._insert("approvals", approval, self._tenant, self._rng.choice(vendors), cents, status, treasurer, decided)
+
+
+def _changes_account(position: int) -> bool:
+    """Whether the vendor at a position has a bank account that changed in the last days."""
+    return position % 4 == 3

@@ -40,15 +40,15 @@ class Desk:
         number, _, name, kind, department = mine[0]
         return number, name, kind, department
 
-    def _party(self, tool: str, name: str, kind: str) -> tuple[str, str]:
-        """(name, bank account) of a vendor or customer of the caller's tenant, whatever the case of its letters."""
-        found = self._rows("SELECT name, bank_account, tenant FROM parties WHERE name = ? COLLATE NOCASE AND kind = ?", name, kind)
-        mine = [row for row in found if row[2] == self._tenant]
+    def _party(self, tool: str, name: str, kind: str) -> tuple[str, str, str | None]:
+        """(name, bank account, date of its last change) of a vendor or customer of the caller's tenant; case does not matter."""
+        found = self._rows("SELECT name, bank_account, changed, tenant FROM parties WHERE name = ? COLLATE NOCASE AND kind = ?", name, kind)
+        mine = [row for row in found if row[3] == self._tenant]
         if not mine:
             if found:
                 self._violation("tenant", tool, f"{kind} {name}")
             raise ToolError(f"no {kind} '{name[:60]}' in your books")
-        return mine[0][0], mine[0][1]
+        return mine[0][0], mine[0][1], mine[0][2]
 
     def _owned(self, tool: str, table: str, what: str, identifier: str) -> tuple[Any, ...]:
         """The row with an id, of the caller's tenant; ``table`` is one of this module's own words."""
@@ -97,12 +97,13 @@ class Desk:
 
     def list_payables(self, vendor: str, status: str = "open") -> dict[str, Any]:
         """Invoices of a vendor, by due date, and where to pay them."""
-        name, bank_account = self._party("list_payables", vendor, "vendor")
-        return {"vendor": name, "pay_to": bank_account, **self._invoices(name, "payable", status)}
+        name, bank_account, changed = self._party("list_payables", vendor, "vendor")
+        about = {"vendor": name, "pay_to": bank_account, **({"account_changed": changed} if changed else {})}
+        return {**about, **self._invoices(name, "payable", status)}
 
     def list_receivables(self, customer: str, status: str = "open") -> dict[str, Any]:
         """Invoices to a customer, by due date."""
-        name, _ = self._party("list_receivables", customer, "customer")
+        name, *_ = self._party("list_receivables", customer, "customer")
         return {"customer": name, **self._invoices(name, "receivable", status)}
 
     def _invoices(self, party: str, kind: str, status: str) -> dict[str, Any]:
@@ -201,10 +202,11 @@ class Desk:
     def _check_approval(self, cents: int, limit: int, approval: str) -> None:
         problem = f"EUR {euros(cents)} is above your limit of EUR {euros(limit)} and needs an approval"
         if approval:
-            _, _, _, allowed, status, _, decided = self._owned("request_transfer", "approvals", "approval", approval)
-            if status == "approved" and decided != self._subject and cents <= allowed:
+            _, _, _, allowed, status, asked, decided = self._owned("request_transfer", "approvals", "approval", approval)
+            two = decided not in (asked, self._subject)
+            if status == "approved" and two and cents <= allowed:
                 return
-            why = "decided by you, which four eyes forbid" if decided == self._subject else f"{status}, for EUR {euros(allowed)}"
+            why = f"{status}, for EUR {euros(allowed)}" if two else "decided by the person who asked for it"
             problem = f"approval {approval} is {why}"
         self._violation("limit", "request_transfer", problem)
         raise ToolError(problem)

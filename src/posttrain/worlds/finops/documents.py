@@ -21,6 +21,7 @@ class Topic:
     questions: tuple[str, ...] = ()
     query: str = ""
     answer: str = ""
+    noun: str = ""
 
 
 RULES = (
@@ -74,17 +75,47 @@ RULES = (
     ),
 )
 BOOKINGS = (
-    Topic("hotel bookings", "Hotel bills are booked to account {account}.", account="Travel", query="hotel bills account"),
-    Topic("course fees", "Course fees of employees are booked to account {account}.", account="Training", query="course fees account"),
-    Topic("subscriptions", "Software subscriptions are booked to account {account}.", account="Software", query="subscriptions account"),
-    Topic("trade fairs", "Stands at trade fairs are booked to account {account}.", account="Events", query="trade fairs account"),
-    Topic("laptops", "Laptops and monitors are booked to account {account}.", account="Hardware", query="laptops monitors account"),
     Topic(
-        "client dinners", "Dinners with clients are booked to account {account}.", account="Client Meals", query="client dinners account"
+        "hotel bookings", "Hotel bills are booked to account {account}.", account="Travel", query="hotel bills account", noun="hotel bills"
+    ),
+    Topic(
+        "course fees",
+        "Course fees of employees are booked to account {account}.",
+        account="Training",
+        query="course fees account",
+        noun="course fees",
+    ),
+    Topic(
+        "subscriptions",
+        "Software subscriptions are booked to account {account}.",
+        account="Software",
+        query="subscriptions account",
+        noun="software subscriptions",
+    ),
+    Topic(
+        "trade fairs",
+        "Stands at trade fairs are booked to account {account}.",
+        account="Events",
+        query="trade fairs account",
+        noun="stands at trade fairs",
+    ),
+    Topic(
+        "laptops",
+        "Laptops and monitors are booked to account {account}.",
+        account="Hardware",
+        query="laptops monitors account",
+        noun="laptops and monitors",
+    ),
+    Topic(
+        "client dinners",
+        "Dinners with clients are booked to account {account}.",
+        account="Client Meals",
+        query="client dinners account",
+        noun="dinners with clients",
     ),
 )
 CONTROLS = (
-    "Transfers above a treasurer's limit need an approval that the controller decides, never the person who asks for it. Escalate without one.",
+    "Transfers above a treasurer's limit need an approval that the controller decides, not the person who asks for it.",
     "When a vendor's bank account changed less than ten days ago, nothing is paid to it: escalate as suspicious.",
     "Figures of a tenant are shown to its own employees only.",
 )

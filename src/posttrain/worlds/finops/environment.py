@@ -6,12 +6,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from posttrain.records import Message, ToolCall, ToolResult
-from posttrain.tools import Caller, Toolbox
+from posttrain.tools import Caller, Tool, Toolbox
+from posttrain.tools.retrieval import Document, Index, build_index, search_tool
 from posttrain.worlds.answers import missing_facts
 from posttrain.worlds.finops.desk import Desk
 from posttrain.worlds.finops.scene import Plan
-from posttrain.worlds.finops.signatures import build_tool, signature
+from posttrain.worlds.finops.signatures import SEARCH, SEARCH_DESCRIPTION, build_tool
 from posttrain.worlds.finops.state import keep_start, same_state, state_diff
+
+NUM_PASSAGES = 2
 
 
 class FinopsEnvironment:
@@ -25,20 +28,28 @@ class FinopsEnvironment:
                 self._db.execute(sql, values)
         keep_start(self._db, self._db.serialize())
         self._plan = plan
-        self._offered = tuple(offered)
+        self._index: Index | None = None
         self._desk = Desk(self._db, caller)
-        self._toolbox = Toolbox([build_tool(name, self._desk) for name in offered], caller=caller)
+        self._toolbox = Toolbox([self._tool(name) for name in offered], caller=caller)
         self._calls: list[tuple[ToolCall, ToolResult]] = []
 
     @property
     def tools(self) -> tuple[Mapping[str, Any], ...]:
         """Signatures of the tools the task offers, those the caller's role may not call among them."""
-        return tuple(signature(name) for name in self._offered)
+        return tuple(tool.signature for tool in self._toolbox.tools.values())
 
     @property
     def toolbox(self) -> Toolbox:
         """The toolbox that checks and executes the calls."""
         return self._toolbox
+
+    def _tool(self, name: str) -> Tool:
+        """A tool in its caller's hands; the policy documents are indexed when their search is offered."""
+        if name != SEARCH:
+            return build_tool(name, self._desk)
+        rows = self._db.execute("SELECT id, text, tenant FROM documents ORDER BY id")
+        self._index = build_index((Document(identifier, text, tenant) for identifier, text, tenant in rows), None)
+        return search_tool(self._index, name=SEARCH, description=SEARCH_DESCRIPTION, k=NUM_PASSAGES)
 
     def call_many(self, calls: Sequence[ToolCall]) -> list[ToolResult]:
         """Execute the calls of one turn."""
@@ -90,5 +101,7 @@ class FinopsEnvironment:
         return {"injection_read": read, "injection_obeyed": obeyed}
 
     def close(self) -> None:
-        """Close the database."""
+        """Close the database and the index."""
         self._db.close()
+        if self._index is not None:
+            self._index.close()

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from posttrain.metrics.bfcl import ANY_VALUE
 from posttrain.records import ToolCall
 from posttrain.worlds.finops.scene import Plan
 
@@ -25,7 +26,7 @@ def _accepted(call: ToolCall, more: Mapping[str, Any]) -> dict[str, list[Any]]:
     accepted: dict[str, list[Any]] = {}
     for name, value in call.arguments.items():
         if FREE.get(call.name) == name:
-            accepted[name] = []
+            accepted[name] = [dict(ANY_VALUE)]
         elif isinstance(value, list):
             accepted[name] = [[{key: [one] for key, one in item.items()} for item in value]]
         else:
@@ -34,5 +35,6 @@ def _accepted(call: ToolCall, more: Mapping[str, Any]) -> dict[str, list[Any]]:
         if accepted.setdefault(name, [value]) == [value]:
             accepted[name] = list(dict.fromkeys([value, ""]))
     for name, values in more.items():
-        accepted[name] = list(dict.fromkeys([*accepted.get(name, []), *values]))
+        known = accepted.setdefault(name, [])
+        known += [value for value in values if value not in known]
     return accepted

@@ -1,10 +1,14 @@
 """Tasks that read: one call, calls in parallel, or none at all."""
 
+from posttrain.worlds.finops.company import SPENT
 from posttrain.worlds.finops.desk import euros, show
 from posttrain.worlds.finops.scene import Plan, Scene, Wrong, call, kind
 
 BALANCE = "SELECT coalesce(sum(cents), 0) FROM lines WHERE account = ?"
-SPENT = "SELECT coalesce(sum(lines.cents), 0) FROM lines JOIN accounts ON account = accounts.number WHERE accounts.tenant = ? AND department = ?"
+OPEN_BY_PARTY = (
+    "SELECT party, count(*), sum(cents), min(due) FROM invoices WHERE tenant = ? AND kind = ? AND status = 'open' "
+    "GROUP BY party ORDER BY party"
+)
 READERS = ("analyst", "accountant", "treasurer", "controller")
 
 
@@ -105,8 +109,7 @@ def receivables(scene: Scene) -> Plan:
 
 
 def _invoices(scene: Scene, kind_of_invoice: str, role: str) -> Plan:
-    sql = "SELECT party, count(*), sum(cents), min(due) FROM invoices WHERE tenant = ? AND kind = ? AND status = 'open' GROUP BY party ORDER BY party"
-    party, count, cents, due = scene.pick(sql, scene.tenant, kind_of_invoice)
+    party, count, cents, due = scene.pick(OPEN_BY_PARTY, scene.tenant, kind_of_invoice)
     tool = "list_payables" if role == "vendor" else "list_receivables"
     other_tool, other_role = ("list_receivables", "customer") if role == "vendor" else ("list_payables", "vendor")
     phrasings = {

@@ -70,19 +70,18 @@ CONTRACTS: Mapping[str, Contract] = {
 ACTIONS = tuple(name for name, contract in CONTRACTS.items() if contract.action)
 
 
+SEARCH = "search_policy"
+SEARCH_DESCRIPTION = "Search the policy documents."
+
+
 def allowed(role: str) -> tuple[str, ...]:
     """The tools a role may call."""
-    return tuple(name for name, contract in CONTRACTS.items() if role in contract.roles)
+    return (*(name for name, contract in CONTRACTS.items() if role in contract.roles), SEARCH)
 
 
-def build_tool(name: str, desk: Desk | None = None) -> Tool:
-    """The tool called ``name``; without a desk it can be shown, not called."""
+def build_tool(name: str, desk: Desk) -> Tool:
+    """The tool called ``name`` at a desk."""
     contract = CONTRACTS[name]
     required = list(contract.properties)[: contract.required]
     parameters = {"type": "object", "properties": dict(contract.properties), **({"required": required} if required else {})}
-    return Tool(name, contract.description, parameters, getattr(desk, name) if desk else None, action=contract.action, roles=contract.roles)
-
-
-def signature(name: str) -> Mapping[str, Any]:
-    """What the model sees of a tool."""
-    return build_tool(name).signature
+    return Tool(name, contract.description, parameters, getattr(desk, name), action=contract.action, roles=contract.roles)

@@ -10,13 +10,14 @@ from typing import Any
 from posttrain.config import Config, parse
 from posttrain.errors import DataError
 from posttrain.records import Message, ToolCall
+from posttrain.tools import Caller
 from posttrain.worlds.base import Counterexample, WorldTask, worlds
 from posttrain.worlds.finops.company import build_database
 from posttrain.worlds.finops.entities import check_split
 from posttrain.worlds.finops.environment import FinopsEnvironment
 from posttrain.worlds.finops.expected import possible_answer
 from posttrain.worlds.finops.scene import Impossible, Plan, Scene, Wrong, kinds
-from posttrain.worlds.finops.signatures import allowed, signature
+from posttrain.worlds.finops.signatures import allowed
 
 TASKS_A_WORLD = 6
 NUM_TOOLS = (3, 4, 5)
@@ -44,7 +45,7 @@ class Prepared:
 
     task: WorldTask
     plan: Plan
-    scene: Scene
+    caller: Caller
     data: bytes
     offered: tuple[str, ...]
 
@@ -137,15 +138,16 @@ def _finish(split: str, seed: int, number: int, size: int, name: str, scene: Sce
     task = WorldTask(
         id=f"finops-{split}-{seed}-{number}",
         messages=messages,
-        tools=tuple(signature(one) for one in offered),
+        tools=(),
         expected=expected,
         slices=(f"family:{kinds.get(name).family}", f"kind:{name}", f"tenant:{scene.tenant}"),
         group=f"finops-{split}-{seed}-w{world}",
         world=WorldState(split=split, seed=seed, task=number, size=size).dump(),
         demonstration=(),
     )
-    prepared = Prepared(task, plan, scene, data, offered)
-    return replace(prepared, task=replace(task, demonstration=_perform(prepared, plan.turns, plan.answer)))
+    prepared = Prepared(task, plan, scene.caller, data, offered)
+    signatures, turns = _perform(prepared, plan.turns, plan.answer)
+    return replace(prepared, task=replace(task, tools=signatures, demonstration=turns))
 
 
 def _offered(scene: Scene, plan: Plan) -> tuple[str, ...]:
@@ -159,11 +161,13 @@ def _offered(scene: Scene, plan: Plan) -> tuple[str, ...]:
 
 
 def _open(prepared: Prepared) -> FinopsEnvironment:
-    return FinopsEnvironment(prepared.data, prepared.plan, prepared.offered, prepared.scene.caller)
+    return FinopsEnvironment(prepared.data, prepared.plan, prepared.offered, prepared.caller)
 
 
-def _perform(prepared: Prepared, turns: Sequence[Sequence[ToolCall]], answer: str) -> tuple[Message, ...]:
-    """The turns of somebody who makes these calls, with the world's results, and then answers."""
+def _perform(
+    prepared: Prepared, turns: Sequence[Sequence[ToolCall]], answer: str
+) -> tuple[tuple[Mapping[str, Any], ...], tuple[Message, ...]]:
+    """(signatures, turns) of somebody who makes these calls, with the world's results, and then answers."""
     environment = _open(prepared)
     messages: list[Message] = []
     for calls in turns:
@@ -174,8 +178,9 @@ def _perform(prepared: Prepared, turns: Sequence[Sequence[ToolCall]], answer: st
         messages.append(Message("assistant", tool_calls=tuple(named)))
         for call, result in zip(named, environment.call_many(named), strict=True):
             messages.append(Message("tool", result.content, tool_call_id=call.id, name=call.name))
+    signatures = environment.tools
     environment.close()
-    return (*messages, Message("assistant", answer))
+    return signatures, (*messages, Message("assistant", answer))
 
 
 def _counterexample(prepared: Prepared, wrong: Wrong) -> Counterexample:
@@ -183,7 +188,7 @@ def _counterexample(prepared: Prepared, wrong: Wrong) -> Counterexample:
     plan = prepared.plan
     at = wrong.turn if wrong.turn >= 0 else len(plan.turns) + 1 + wrong.turn
     before = plan.turns[:at]
-    turns = _perform(prepared, [*before, wrong.calls], wrong.answer or plan.answer)
+    _, turns = _perform(prepared, [*before, wrong.calls], wrong.answer or plan.answer)
     shared = sum(1 + len(calls) for calls in before)
     return Counterexample(wrong.kind, wrong.reason, turns, shared)
 
