@@ -24,9 +24,9 @@ from posttrain.data.finops import estimate_tokens, lines, write_gzip
 from posttrain.data.leakage import contamination
 from posttrain.data.words import words
 from posttrain.data.writing import record_to_row
-from posttrain.data.wrong_calls import no_tool_answer
+from posttrain.data.wrong_calls import no_tool_answer, wrong_calls
 from posttrain.errors import ConfigError
-from posttrain.records import Demonstration, Message
+from posttrain.records import Demonstration, Message, PreferencePair
 
 SEED = 17
 SUITE = "tools-bfcl"
@@ -47,9 +47,10 @@ COMMON_WORDS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class ToolSets:
-    """Demonstrations, suite cases (JSON objects) and the counts of everything kept and left out."""
+    """Demonstrations, right against wrong calls for the same rows, suite cases (JSON objects), counts of everything kept and left out."""
 
     demonstrations: list[Demonstration]
+    pairs: list[PreferencePair]
     cases: list[dict[str, Any]]
     counts: dict[str, int]
 
@@ -63,13 +64,16 @@ def build_tool_sets(folder: str | Path, *, seed: int = SEED) -> ToolSets:
     first, second = split_functions(rows, seed)
     counts: Counter[str] = Counter(rows=len(rows), rows_for_training=len(first), rows_for_the_suite=len(second))
     cases = [_case(row) for row in _choose_cases(second, seed)]
-    texts = [(case["id"], f"{case['messages'][-1]['content']}\n{json.dumps(case['expected'], ensure_ascii=False)}") for case in cases]
-    demonstrations = _demonstrations(first, seed, counts)
+    texts = [(case["id"], case["messages"][-1]["content"]) for case in cases]
+    training = _training_rows(first, seed, counts)
+    demonstrations = [demonstration(row, random.Random(f"{seed}:answer:{row.id}")) for row in training]
     leaked = contamination(demonstrations, {SUITE: texts}).contaminated_records
-    counts["left_out_contaminated"] = len(leaked)
-    kept = [one for position, one in enumerate(demonstrations) if position not in leaked][:MAX_DEMONSTRATIONS]
-    counts |= Counter(f"demonstrations_{one.metadata['category']}" for one in kept) | Counter(f"cases_{one['slices'][0]}" for one in cases)
-    return ToolSets(kept, cases, {**counts, "demonstrations": len(kept), "cases": len(cases)})
+    kept = [position for position in range(len(training)) if position not in leaked][:MAX_DEMONSTRATIONS]
+    counts.update(left_out_contaminated=len(leaked), demonstrations=len(kept), cases=len(cases))
+    counts.update(f"demonstrations_{training[position].category}" for position in kept)
+    counts.update(f"cases_{case['slices'][0]}" for case in cases)
+    pairs = [pair for position in kept for pair in wrong_calls(training[position], seed=seed)]
+    return ToolSets([demonstrations[position] for position in kept], pairs, cases, dict(counts))
 
 
 def write_tool_sets(sets: ToolSets, train: str | Path, suite: str | Path) -> None:
@@ -90,7 +94,7 @@ def split_functions(rows: Sequence[BfclRow], seed: int) -> tuple[list[BfclRow], 
     totals = Counter(row.category for row in rows)
     sides: tuple[list[int], list[int]] = ([], [])
     held = (Counter[str](), Counter[str]())
-    groups = sorted(_groups(rows), key=lambda group: (-len(group), _draw(rows[group[0]].id, seed)))
+    groups = sorted(_groups(rows), key=lambda group: (-len(group), min(_draw(rows[place].id, seed) for place in group)))
     for group in groups:
         new = Counter(rows[place].category for place in group)
 
@@ -143,7 +147,8 @@ def _draw(key: str, seed: int) -> str:
 # ---- demonstrations -------------------------------------------------------------------------------------------------------
 
 
-def _demonstrations(rows: Sequence[BfclRow], seed: int, counts: Counter[str]) -> list[Demonstration]:
+def _training_rows(rows: Sequence[BfclRow], seed: int, counts: Counter[str]) -> list[BfclRow]:
+    """The rows that can be answered and are short, in a drawn order, some with more functions, long ones with fewer."""
     pool = sorted({_name(tool): tool for row in rows for tool in row.tools}.items())
     functions = [tool for _, tool in pool if _tokens([tool]) <= MAX_TOKENS // 3]
     found = []
@@ -157,7 +162,7 @@ def _demonstrations(rows: Sequence[BfclRow], seed: int, counts: Counter[str]) ->
         elif _length(short := _shortened(row)) > MAX_TOKENS:
             counts["left_out_long"] += 1
         else:
-            found.append(demonstration(wider if _length(wider) <= MAX_TOKENS else short, rng))
+            found.append(wider if _length(wider) <= MAX_TOKENS else short)
     return found
 
 

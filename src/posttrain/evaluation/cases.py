@@ -33,9 +33,15 @@ class Case:
 
     @property
     def text(self) -> str:
-        """What is the case's own, for contamination checks: the conversation without its system prompt, and what is expected."""
+        """What is the case's own, for contamination checks: the conversation without its system prompt, and what is expected.
+
+        The calls a question needs are left out, as their lists of accepted values are nothing anybody says; in a world, where one question
+        has many answers, they make the case its own.
+        """
         from posttrain.data import speech
 
+        if isinstance(self.expected, Mapping) and "calls" in self.expected and "world" not in self.metadata:
+            return speech(self.messages)
         expected = self.expected if isinstance(self.expected, str) else json.dumps(self.expected, ensure_ascii=False)
         return speech(self.messages) if self.expected is None else f"{speech(self.messages)}\n{expected}"
 

@@ -13,7 +13,7 @@ import numpy as np
 from posttrain.errors import DataError
 from posttrain.metrics.bfcl import LEFT_OUT, Call, Needed, check_argument, check_call, function_of, needed_parts
 
-_NUMBER = re.compile(r"(?<![\w.])-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?![\w])")
+_NUMBER = re.compile(r"(?<![\w.])(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?![\w])")
 _WORD = re.compile(r"[^\W\d_][\w-]{3,}")
 
 
@@ -110,20 +110,20 @@ def signature_problem(call: Call, signatures: Sequence[Mapping[str, Any]]) -> st
     if call.name not in offered:
         return f"'{call.name}' is not among the tools" if call.name else "it could not be read as a call"
     parameters = dict(offered[call.name].get("parameters") or {})
-    if not parameters.get("additionalProperties"):
-        unknown = [name for name in call.arguments if name not in (parameters.get("properties") or {})]
-        if unknown:
-            return f"'{call.name}' has no argument '{unknown[0]}'"
     try:
         Draft202012Validator.check_schema(parameters)
     except SchemaError as error:
         raise DataError(f"tool '{call.name}': its parameters are no JSON Schema: {error.message:.120}", hint="mend the signature") from None
+    if not parameters.get("additionalProperties"):
+        unknown = [name for name in call.arguments if name not in (parameters.get("properties") or {})]
+        if unknown:
+            return f"'{call.name}' has no argument '{unknown[0]}'"
     wrong = best_match(Draft202012Validator(parameters).iter_errors(dict(call.arguments)))
     return f"{call.name}: {wrong.json_path}: {wrong.message:.120}" if wrong else ""
 
 
 def facts(text: str) -> frozenset[str]:
-    """What an answer could take from a text: its numbers (``1,496.50`` is ``1496.5``) and its words of four letters or more."""
+    """What an answer could take from a text: its numbers without sign (``-1,496.50`` is ``1496.5``) and words of four letters and more."""
     numbers = {f"{float(one.replace(',', '')):.10g}" for one in _NUMBER.findall(text)}
     return frozenset(numbers | {one.casefold() for one in _WORD.findall(text)})
 
