@@ -4,7 +4,7 @@ import json
 import re
 
 import pytest
-from families import TOOL, WITH_TOOLS, contract, result, tokenizer
+from families import FAMILIES, TOOL, WITH_TOOLS, contract, result, tokenizer
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
@@ -68,10 +68,13 @@ ARGUMENTS = st.dictionaries(st.sampled_from(["account", "limit", "a b", "é", "x
 @given(arguments=st.lists(ARGUMENTS, min_size=1, max_size=3))
 def test_calls_written_by_the_template_are_read_back_whatever_their_arguments_hold(name, arguments):
     calls = calls_of(name, *arguments[: 3 if name in MANY else 1])
+    message = Message("assistant", "", calls)
+    assert of(name).call_format.parse(of(name)._spans.turn_text([QUESTION, message], (TOOL,))) == ParsedTurn("", calls)
+    if FAMILIES.get(name) and FAMILIES[name].metaspace:
+        return  # a tokenizer that normalises Unicode does not keep every text
     try:
-        [ids] = turn_ids(name, QUESTION, Message("assistant", "", calls))
+        [ids] = turn_ids(name, QUESTION, message)
     except ContractError as error:
-        # A literal control token is kept as text or refused; escaped quotes around it may keep it from being found again.
         assume("control token" not in error.message)
         raise
     assert of(name).parse_turn(ids) == ParsedTurn("", calls)
