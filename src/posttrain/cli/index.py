@@ -27,7 +27,9 @@ def _progress(phase: str, done: int) -> None:
     print(f"\r{phase} {done:,} passages ", end="", file=sys.stderr, flush=True)
 
 
-@app.command(epilog="Example: posttrain index build policies/ --out index   ·   posttrain index build docs.jsonl --out index --backend tantivy")
+@app.command(
+    epilog="Example: posttrain index build policies/ --out index   ·   posttrain index build docs.jsonl --out index --backend tantivy"
+)
 def build(
     documents: Documents,
     out: Annotated[Path, typer.Option(help="The index's folder; one that is an index already is replaced when the new one is complete.")],
@@ -67,7 +69,7 @@ def search(
     if as_json:
         typer.echo(json.dumps({"query": query, "hits": [dataclasses.asdict(hit) for hit in hits]}, ensure_ascii=False))
     else:
-        typer.echo("\n\n".join(f"{hit.passage.mark} {hit.score:.2f}\n{hit.passage.text}" for hit in hits) or "no passage was found")
+        typer.echo("\n\n".join(f"{hit.passage.mark} {hit.score:.3g}\n{hit.passage.text}" for hit in hits) or "no passage was found")
 
 
 @app.command(epilog="Example: posttrain index verify index --documents policies/   ·   exit codes: 0 as built, 1 changed, 2 not an index")

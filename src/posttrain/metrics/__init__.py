@@ -13,6 +13,7 @@ from posttrain.metrics.calibration import (
 )
 from posttrain.metrics.correlation import rank_correlation
 from posttrain.metrics.dawid_skene import DawidSkene, dawid_skene
+from posttrain.metrics.grounding import Evidence, GroundedClaim, Judge, ground_claim
 from posttrain.metrics.intervals import (
     Interval,
     critical_value,
@@ -22,6 +23,7 @@ from posttrain.metrics.intervals import (
     proportion_interval,
     wilson,
 )
+from posttrain.metrics.numbers import FoundNumber, find_codes, find_numbers, number_in
 from posttrain.metrics.paired import newcombe_difference, non_inferiority, paired_difference
 from posttrain.metrics.ratios import PrecisionRecall, pass_at_k, precision_recall
 from posttrain.metrics.tool_calls import CallMatch, match_calls, results_used, signature_problem
@@ -30,7 +32,11 @@ __all__ = [
     "BradleyTerry",
     "CallMatch",
     "DawidSkene",
+    "Evidence",
+    "FoundNumber",
+    "GroundedClaim",
     "Interval",
+    "Judge",
     "PrecisionRecall",
     "ReliabilityBin",
     "Temperature",
@@ -44,13 +50,17 @@ __all__ = [
     "dawid_skene",
     "design_effect",
     "expected_calibration_error",
+    "find_codes",
+    "find_numbers",
     "fit_temperature",
     "fleiss_kappa",
+    "ground_claim",
     "krippendorff_alpha",
     "match_calls",
     "mean_interval",
     "newcombe_difference",
     "non_inferiority",
+    "number_in",
     "paired_difference",
     "pass_at_k",
     "percent_agreement",

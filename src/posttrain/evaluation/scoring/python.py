@@ -31,7 +31,7 @@ def build_python(options: PythonOptions, name: str, context: ScorerContext) -> S
             f"scorer '{name}' runs Python code from {options.function}, which this suite does not allow",
             hint="read the file first; then set `allow_python: true` in the suite",
         )
-    function = _load(options.function, name, context)
+    function = load_function(options.function, name, context)
 
     def score(case: Case, generation: Generation) -> list[Score]:
         try:
@@ -48,7 +48,8 @@ def build_python(options: PythonOptions, name: str, context: ScorerContext) -> S
     return score
 
 
-def _load(reference: str, name: str, context: ScorerContext) -> Callable[[Case, str], Any]:
+def load_function(reference: str, name: str, context: ScorerContext) -> Callable[..., Any]:
+    """The function at ``path.py:function``, the path relative to the suite. Raises ConfigError for scorer ``name``."""
     file, _, attribute = reference.rpartition(":")
     path = context.folder / file
     spec = importlib.util.spec_from_file_location(f"posttrain_scorer_{path.stem}", path)
@@ -63,7 +64,7 @@ def _load(reference: str, name: str, context: ScorerContext) -> Callable[[Case, 
     if not callable(function):
         known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
         raise ConfigError(f"scorer '{name}': {path} has no function '{attribute}'", hint=suggest(attribute, known))
-    result: Callable[[Case, str], Any] = function
+    result: Callable[..., Any] = function
     return result
 
 
