@@ -73,15 +73,14 @@ class Plan:
 
 
 class Scene:
-    """A caller of one tenant and what the books hold, for planning a task."""
+    """A caller of one tenant and what the books hold, for planning a task. ``asker``: (tenant, role)."""
 
-    def __init__(self, connection: sqlite3.Connection, rng: random.Random, split: str, roles: Sequence[str]) -> None:
+    def __init__(self, connection: sqlite3.Connection, rng: random.Random, split: str, asker: tuple[str, str]) -> None:
         self._db = connection
         self.rng = rng
         self.names = Names(split, rng)
         self.split = split
-        self.tenant: str = rng.choice(("bank_A", "retail_B", "saas_C"))
-        self.role: str = rng.choice(list(roles))
+        self.tenant, self.role = asker
         self.user: str = self.value("SELECT name FROM people WHERE tenant = ? AND role = ?", self.tenant, self.role)
         self.company, self.today = self.row("SELECT name, today FROM companies WHERE tenant = ?", self.tenant)
         limits = self.rows("SELECT cents FROM limits WHERE tenant = ? AND role = ?", self.tenant, self.role)

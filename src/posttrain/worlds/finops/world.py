@@ -16,11 +16,11 @@ from posttrain.worlds.finops.company import build_database
 from posttrain.worlds.finops.entities import check_split
 from posttrain.worlds.finops.environment import FinopsEnvironment
 from posttrain.worlds.finops.expected import possible_answer
-from posttrain.worlds.finops.scene import Impossible, Plan, Scene, Wrong, kinds
+from posttrain.worlds.finops.scene import RIGHTS, STYLES, Impossible, Plan, Scene, Wrong, kinds
 from posttrain.worlds.finops.signatures import allowed
 
-TASKS_A_WORLD = 6
-NUM_TOOLS = (3, 4, 5)
+TASKS_A_WORLD = 8
+"""One caller asks them all, under one system prompt and one list of tools: what they have in common is read once."""
 TRIES = 40
 
 
@@ -67,7 +67,9 @@ class FinopsWorld:
         while len(found) < count:
             name = planned_kind(split, seed, number)
             if not only or name in only or kinds.get(name).family in only:
-                found.append(_prepare(split, seed, number, size).task)
+                task = _prepare(split, seed, number, size).task
+                if not only or any(f"{what}:{one}" in task.slices for one in only for what in ("kind", "family")):
+                    found.append(task)
             number += 1
         return found
 
@@ -87,19 +89,30 @@ def prepare(world: Mapping[str, Any]) -> Prepared:
     return _prepare(state.split, state.seed, state.task, state.size)
 
 
+def caller_of(split: str, seed: int, world: int) -> tuple[str, str]:
+    """(tenant, role) whose requests a world's tasks are; worlds take turns over all of them, in random order."""
+    pairs = [(tenant, role) for tenant in STYLES for role in RIGHTS]
+    random.Random(f"callers:{split}:{seed}:{world // len(pairs)}").shuffle(pairs)
+    return pairs[world % len(pairs)]
+
+
 def planned_kind(split: str, seed: int, number: int) -> str:
-    """The kind a task is meant to be: every round of tasks holds each kind as often as its weight says, in random order."""
-    return _round(split, seed, number // _round_length())[number % _round_length()]
+    """The kind a task is meant to be; another takes its place where the books hold nothing for it.
 
-
-def _round_length() -> int:
-    return sum(kinds.get(name).weight for name in kinds)
+    A role's tasks hold each kind it asks as often as its weight says, in random order.
+    """
+    world, place = divmod(number, TASKS_A_WORLD)
+    role = caller_of(split, seed, world)[1]
+    before = sum(caller_of(split, seed, earlier)[1] == role for earlier in range(world))
+    at = before * TASKS_A_WORLD + place
+    length = len(_deck(role, "", 0, 0))
+    return _deck(role, split, seed, at // length)[at % length]
 
 
 @functools.lru_cache(256)
-def _round(split: str, seed: int, number: int) -> tuple[str, ...]:
-    names = [name for name in kinds for _ in range(kinds.get(name).weight)]
-    random.Random(f"round:{split}:{seed}:{number}").shuffle(names)
+def _deck(role: str, split: str, seed: int, number: int) -> tuple[str, ...]:
+    names = [name for name in kinds if role in kinds.get(name).roles for _ in range(kinds.get(name).weight)]
+    random.Random(f"deck:{role}:{split}:{seed}:{number}").shuffle(names)
     return tuple(names)
 
 
@@ -110,21 +123,23 @@ def _prepare(split: str, seed: int, number: int, size: int) -> Prepared:
     connection = sqlite3.connect(":memory:")
     connection.deserialize(data)
     rng = random.Random(f"task:{split}:{seed}:{number}:{size}")
-    name = planned_kind(split, seed, number)
-    kind = kinds.get(name)
-    for _ in range(TRIES):
-        scene = Scene(connection, rng, split, kind.roles)
-        try:
-            plan = kind.plan(scene)
-        except Impossible:
-            continue
-        return _finish(split, seed, number, size, name, scene, plan, data)
-    raise DataError(f"world {split}/{seed}/{number // TASKS_A_WORLD} holds nothing for a task of kind '{name}'", hint="take another seed")
+    caller = caller_of(split, seed, number // TASKS_A_WORLD)
+    planned = planned_kind(split, seed, number)
+    others = [name for name in kinds if caller[1] in kinds.get(name).roles and name != planned]
+    for name in (planned, *rng.sample(others, len(others))):
+        for _ in range(TRIES):
+            scene = Scene(connection, rng, split, caller)
+            try:
+                plan = kinds.get(name).plan(scene)
+            except Impossible:
+                continue
+            return _finish(split, seed, number, size, name, scene, plan, data)
+    raise DataError(f"world {split}/{seed}/{number // TASKS_A_WORLD} holds nothing to ask about", hint="take another seed")
 
 
 def _finish(split: str, seed: int, number: int, size: int, name: str, scene: Scene, plan: Plan, data: bytes) -> Prepared:
     """The task of a plan: what is offered, what is expected, and the expert's turns with real results."""
-    offered = _offered(scene, plan)
+    offered = _offered(scene, plan, f"tools:{split}:{seed}:{number // TASKS_A_WORLD}")
     messages = (Message("system", scene.system_prompt), Message("user", plan.question))
     expected: dict[str, Any] = {"calls": possible_answer(plan)}
     if plan.numbers or plan.contains:
@@ -150,14 +165,12 @@ def _finish(split: str, seed: int, number: int, size: int, name: str, scene: Sce
     return replace(prepared, task=replace(task, tools=signatures, demonstration=turns))
 
 
-def _offered(scene: Scene, plan: Plan) -> tuple[str, ...]:
-    """The tools called, those the plan wants shown, and others of the role, in random order."""
-    needed = list(dict.fromkeys([*(call.name for turn in plan.turns for call in turn), *plan.tools]))
-    others = [name for name in allowed(scene.role) if name not in needed]
-    wanted = max(scene.rng.choice(NUM_TOOLS), len(needed)) - len(needed)
-    offered = needed + scene.rng.sample(others, min(wanted, len(others)))
-    scene.rng.shuffle(offered)
-    return tuple(offered)
+def _offered(scene: Scene, plan: Plan, seed: str) -> tuple[str, ...]:
+    """All tools of the role, and what the plan wants shown besides, in an order of the world's own."""
+    offered = list(allowed(scene.role))
+    random.Random(seed).shuffle(offered)
+    needed = dict.fromkeys([*(call.name for turn in plan.turns for call in turn), *plan.tools])
+    return (*offered, *(name for name in needed if name not in offered))
 
 
 def _open(prepared: Prepared) -> FinopsEnvironment:
