@@ -12,8 +12,8 @@ import numpy as np
 
 from posttrain.errors import DataError
 from posttrain.metrics.bfcl import LEFT_OUT, Call, Needed, check_argument, check_call, function_of, needed_parts
+from posttrain.metrics.numbers import find_codes, find_numbers
 
-_NUMBER = re.compile(r"(?<![\w.])(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?![\w])")
 _WORD = re.compile(r"[^\W\d_][\w-]{3,}")
 
 
@@ -122,23 +122,27 @@ def signature_problem(call: Call, signatures: Sequence[Mapping[str, Any]]) -> st
     return f"{call.name}: {wrong.json_path}: {wrong.message:.120}" if wrong else ""
 
 
-def facts(text: str) -> frozenset[str]:
-    """What an answer could take from a text: its numbers without sign (``-1,496.50`` is ``1496.5``) and words of four letters and more."""
-    numbers = {f"{float(one.replace(',', '')):.10g}" for one in _NUMBER.findall(text)}
-    return frozenset(numbers | {one.casefold() for one in _WORD.findall(text)})
-
-
 def results_used(results: Sequence[str], answer: str, prompt: str = "") -> float | None:
     """Share of the results of which the answer repeats something that the prompt did not hold already.
 
-    Results without a fact of their own are left out; None when no result has one. Numbers count before words: of a result that has new
-    numbers, one of these must be repeated.
+    Figures and codes (``INV-2031``) count before words: of a result that has new ones, one of these must be repeated, else a word of four
+    letters or more. Results that say nothing new are left out; None when all do.
     """
-    known, said = facts(prompt), facts(answer)
     used = []
     for result in results:
-        new = facts(result) - known
-        numbers = {one for one in new if not one[0].isalpha()}
+        new = _figures(result) - _figures(prompt)
         if new:
-            used.append(bool((numbers or new) & said))
+            used.append(bool(new & _figures(answer)))
+        elif words := _words(result) - _words(prompt):
+            used.append(bool(words & _words(answer)))
     return sum(used) / len(used) if used else None
+
+
+def _figures(text: str) -> frozenset[str]:
+    """Numbers without sign, as written and scaled (``12.5 %`` is 12.5 and 0.125), and codes."""
+    found = find_numbers(text)
+    return frozenset({f"{size:.10g}" for one in found for size in (one.magnitude, one.size)} | set(find_codes(text)))
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(word.casefold() for word in _WORD.findall(text))

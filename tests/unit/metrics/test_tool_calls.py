@@ -127,6 +127,8 @@ def test_a_result_is_used_when_the_answer_repeats_a_number_of_it_that_the_questi
     assert results_used([result], "It is overdrawn by $1,250.50.", "What is the balance of account 4000?") == 1.0
     assert results_used([result], "Account 4000 has a balance.", "What is the balance of account 4000?") == 0.0
     assert results_used([result, '{"balance": 77}'], "They are 77.", "balances?") == 0.5
+    assert results_used(['{"rate": 0.125}'], "It is 12.5 %.") == 1.0
+    assert results_used(['{"invoice": "INV-2031"}'], "The invoice is INV-2031.") == 1.0
 
 
 def test_a_result_without_numbers_is_used_by_its_words_and_one_that_says_nothing_new_is_left_out():
