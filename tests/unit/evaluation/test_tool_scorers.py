@@ -1,10 +1,18 @@
 """What the two scorers of tool use say, three-valued, about answers with and without calls."""
 
+from pathlib import Path
+
 import pytest
 
 from posttrain.config import parse
+from posttrain.data.bfcl import read_bfcl, right_calls
+from posttrain.data.tool_sets import CASES
 from posttrain.evaluation import Case, ScorerContext, scorers
+from posttrain.evaluation.evaluate import score_sample
+from posttrain.evaluation.suite import read_suite
 from posttrain.records import CallRecord, Generation, Message
+
+ROOT = Path(__file__).parents[3]
 
 TOOLS = (
     {
@@ -123,3 +131,18 @@ def test_success_is_the_share_of_calls_without_an_error_and_use_the_share_of_res
 def test_results_that_nobody_made_are_not_applicable():
     assert results(RIGHT, text="812") == {"success": "not_applicable", "used": "not_applicable"}
     assert results(text="812") == {"success": "not_applicable", "used": "not_applicable"}
+
+
+def test_on_the_shipped_cases_right_answers_score_one_and_silence_only_where_no_call_is_needed(tmp_path):
+    suite_file = tmp_path / "suite.yaml"
+    (tmp_path / "cases.jsonl").write_text((ROOT / "suites/tools-bfcl.jsonl").read_text())
+    suite_file.write_text('name: tools\nversion: "1"\ncases: cases.jsonl\nscorers:\n  - tool_calls: {name: calls}\n')
+    suite = read_suite(suite_file)
+    folder = ROOT / "tests" / "fixtures" / "data" / "bfcl"
+    rows = {f"bfcl-{row.id}": row for name in CASES for row in read_bfcl(folder / f"BFCL_v4_{name}.json", dots="underscore")}
+    for case in suite.cases:
+        calls = tuple(made(call.name, call.arguments) for call in right_calls(rows[case.id]))
+        right = score_sample(suite.scorers, case, Generation("", "stop", 3, 7, 0.1, calls=calls))
+        assert {one.value for name, one in right.items() if one.status == "scored" and name != "calls_count"} == {1.0}
+        silent = score_sample(suite.scorers, case, Generation("no", "stop", 3, 7, 0.1))
+        assert silent["calls"].value == float(case.expected["calls"] == [])
