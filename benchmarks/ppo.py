@@ -119,7 +119,7 @@ def compare_copies(run: Any) -> None:
     model.delete_adapter("value")
     packed = copy.deepcopy(model).merge_and_unload()
     packed.set_attn_implementation("sdpa")
-    pack_linears(packed.eval())
+    pack_linears(packed.eval(), join=False)
     first = time.perf_counter() - begin
     begin = time.perf_counter()
     modules = dict(packed.named_modules())

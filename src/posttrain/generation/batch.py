@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from posttrain.errors import InfrastructureError, ModelError
-from posttrain.generation.cache import ATTENTION_NAME, KeyValues, RowRun, Segment, StepPlan, register
+from posttrain.generation.cache import ATTENTION_NAME, CacheTooLarge, KeyValues, RowRun, Segment, StepPlan, register
 from posttrain.generation.protocol import RowConstraint
 from posttrain.generation.sampling import UniformStream, choose_tokens, logprobs_of
 from posttrain.generation.slots import Extent, Slots, progressions
@@ -318,7 +318,7 @@ class Batch:
 
     def _retreat(self, error: Exception) -> None:
         """Memory ran out: fewer rows from now on, smaller pieces of prompts, and those that go wait at the front of the queue."""
-        if not self._cache.is_allocated(self._num_layers):
+        if isinstance(error, CacheTooLarge):
             self._num_positions //= 2
             self.forget()
             for row in self._waiting:

@@ -27,6 +27,10 @@ def register() -> None:
     AttentionInterface.register(ATTENTION_NAME, slot_attention)
 
 
+class CacheTooLarge(MemoryError):
+    """The memory for keys and values is not there."""
+
+
 class KeyValues:
     """Preallocated keys and values, ``[kv_head, position, head_dim]`` a layer, for ``num_positions`` positions of all requests together.
 
@@ -43,15 +47,14 @@ class KeyValues:
             self._layers[index] = (self._zeros(key), self._zeros(value))
         return self._layers[index]
 
-    def is_allocated(self, num_layers: int) -> bool:
-        """Memory for all layers is there."""
-        return len(self._layers) == num_layers
-
     def _zeros(self, like: Tensor) -> Tensor:
         shape = (like.shape[1], self.num_positions, like.shape[3])
-        if like.device.type != "cpu":
-            return like.new_zeros(shape)
-        memory = np.zeros(math.prod(shape) * like.element_size(), np.uint8)
+        try:
+            if like.device.type != "cpu":
+                return like.new_zeros(shape)
+            memory = np.zeros(math.prod(shape) * like.element_size(), np.uint8)
+        except (MemoryError, torch.OutOfMemoryError) as error:
+            raise CacheTooLarge(str(error)) from None
         return torch.from_numpy(memory).view(like.dtype).view(shape)
 
     def copy(self, source: int, target: int, length: int) -> None:

@@ -1,5 +1,6 @@
 """Linear layers with weights laid out for few rows: a decoding step multiplies every weight by as many rows as the batch has."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -9,6 +10,8 @@ from posttrain.models import choose_dtype
 
 ROWS_HINT = 16
 """Rows the blocked layout is chosen for; any number of rows is computed."""
+JOINT = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+"""Names of neighbours that read the same input. One that does not still gets its own product: the input is compared."""
 
 
 class PackedLinear(nn.Module):
@@ -29,6 +32,42 @@ class PackedLinear(nn.Module):
         return product
 
 
+class JointLinear:
+    """Layers that read the same input, as one packed product: a product of few rows costs as much to start as to compute."""
+
+    def __init__(self, linears: Sequence[nn.Linear]) -> None:
+        self._sizes = [linear.out_features for linear in linears]
+        whole = nn.Linear(linears[0].in_features, sum(self._sizes), bias=linears[0].bias is not None, device="meta")
+        whole.weight = nn.Parameter(torch.cat([linear.weight.detach() for linear in linears]), requires_grad=False)
+        if linears[0].bias is not None:
+            whole.bias = nn.Parameter(torch.cat([linear.bias.detach() for linear in linears]), requires_grad=False)
+        self._product = PackedLinear(whole)
+        self._input: Tensor | None = None
+        self._parts: list[Tensor] = []
+
+    def part(self, x: Tensor, index: int) -> Tensor:
+        """The output of layer ``index``; all are computed when the first is asked for, and dropped when the last was."""
+        if x is not self._input:
+            self._input, self._parts = x, list(self._product(x).split(self._sizes, -1))
+        found = self._parts[index]
+        if index == len(self._sizes) - 1:
+            self._input, self._parts = None, []
+        return found
+
+
+class JointPart(nn.Module):
+    """One layer of a :class:`JointLinear` under its own name in the model."""
+
+    def __init__(self, joint: JointLinear, index: int, linear: nn.Linear) -> None:
+        super().__init__()
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self._joint, self._index = joint, index
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., in_features] -> [..., out_features], same dtype."""
+        return self._joint.part(x, self._index)
+
+
 def can_pack(model: Any) -> bool:
     """On a CPU with oneDNN, in float32, or in bfloat16 where the hardware multiplies it."""
     parameter = next(model.parameters())
@@ -37,9 +76,18 @@ def can_pack(model: Any) -> bool:
     return bool(parameter.dtype == torch.float32 or parameter.dtype == choose_dtype("auto"))
 
 
-def pack_linears(model: nn.Module) -> None:
-    """Replace every plain ``nn.Linear`` of ``model`` in place. A head tied to the embedding gets a copy of its own."""
+def pack_linears(model: nn.Module, *, join: bool = True) -> None:
+    """Replace every plain ``nn.Linear`` of ``model`` in place. A head tied to the embedding gets a copy of its own.
+
+    ``join``: layers known to read the same input (query, key and value; gate and up) become one product.
+    """
     for module in list(model.modules()):
-        for name, child in list(module.named_children()):
-            if type(child) is nn.Linear:
-                setattr(module, name, PackedLinear(child))
+        children = {name: child for name, child in module.named_children() if type(child) is nn.Linear}
+        for names in JOINT if join else ():
+            some = [children[name] for name in names if name in children]
+            if len(some) == len(names) and len({(linear.in_features, linear.bias is None) for linear in some}) == 1:
+                joint = JointLinear(some)
+                for index, name in enumerate(names):
+                    setattr(module, name, JointPart(joint, index, children.pop(name)))
+        for name, child in children.items():
+            setattr(module, name, PackedLinear(child))

