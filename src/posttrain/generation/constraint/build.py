@@ -1,6 +1,7 @@
 """From a request's constraint to a matcher: checked, compiled once, copied for every row."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
@@ -9,7 +10,7 @@ from llguidance import LLMatcher, LLTokenizer
 
 from posttrain.chat import ChatContract
 from posttrain.errors import ConfigError
-from posttrain.generation.constraint.calls import CallGrammar
+from posttrain.generation.constraint.calls import CallGrammar, call_parameters
 from posttrain.generation.constraint.rows import GrammarConstraint
 from posttrain.generation.constraint.schema import check_schema
 from posttrain.records import Constraint
@@ -28,45 +29,19 @@ def build_constraint(
     Raises ConfigError for what cannot be enforced: an invalid or unsupported schema (with place and keyword), a broken pattern or grammar,
     tool calls where there are no tools or the template prints none.
     """
-    engine = _engine(contract, vocab_size)
-    return GrammarConstraint(engine.matcher(_grammar(constraint, tools, engine), constraint.kind))
-
-
-def _grammar(constraint: Constraint, tools: Sequence[Mapping[str, Any]], engine: "_Engine") -> str:
-    """llguidance's text for a constraint."""
-    value, where = constraint.value, f"constraint {constraint.kind}"
-    if constraint.kind == "json_schema":
-        schema = check_schema(json_text(value, where) if isinstance(value, str) else value, where=where)
-        return str(LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=JSON_OPTIONS))
-    if not isinstance(value, str) or not value.strip():
-        raise ConfigError(f"{where}: its value is {value!r}", hint="give a text")
-    if constraint.kind == "regex":
-        return str(LLMatcher.grammar_from_regex(value))
-    if constraint.kind == "lark":
-        return str(LLMatcher.grammar_from_lark(value))
-    if constraint.kind != "tool_calls":
-        raise ConfigError(f"constraint '{constraint.kind}' is unknown", hint="kinds are json_schema, regex, lark, tool_calls")
-    form = engine.contract.call_format
-    if form is None:
-        raise ConfigError(
-            f"{where}: the chat template prints no tool calls", hint="use a model or template made for tools, such as 'chatml-tools'"
-        )
-    return str(LLMatcher.grammar_from_lark(CallGrammar(form, engine.special, JSON_OPTIONS).grammar(tools, value)))
-
-
-def json_text(text: str, where: str) -> Any:
-    """A schema written as text."""
+    asked = [constraint.kind, constraint.value, list(tools) if constraint.kind == "tool_calls" else []]
     try:
-        return json.loads(text)
-    except ValueError as error:
-        raise ConfigError(f"{where}: the schema is no JSON: {error}", hint='for example {"type": "object"}') from None
+        key = json.dumps(asked, default=_plain, ensure_ascii=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ConfigError(f"constraint {constraint.kind}: it is no JSON: {error}", hint="use JSON types only") from None
+    return GrammarConstraint(_engine(contract, vocab_size).compiled(key).deep_copy())
 
 
 class _Engine:
     """llguidance's tables of one tokenizer, and the grammars compiled for it."""
 
     def __init__(self, contract: ChatContract, vocab_size: int) -> None:
-        self.contract = contract
+        self._contract = contract
         needed = contract.backend.get_vocab_size()
         if vocab_size < needed:
             raise ConfigError(
@@ -74,18 +49,75 @@ class _Engine:
             )
         self._tokenizer = LLTokenizer(_readable(contract.backend.to_str()), n_vocab=vocab_size, eos_token=list(contract.eos_token_ids))
         added = contract.backend.get_added_tokens_decoder()
-        self.special = {token.content: i for i, token in added.items() if self._tokenizer.is_special_token(i)}
-        self._compiled = lru_cache(maxsize=_KEPT_GRAMMARS)(self._compile)
+        self._special = {token.content: i for i, token in added.items() if self._tokenizer.is_special_token(i)}
+        self.compiled = lru_cache(maxsize=_KEPT_GRAMMARS)(self._compile)
 
-    def matcher(self, grammar: str, kind: str) -> LLMatcher:
-        """A fresh matcher at the start of ``grammar``. Raises ConfigError for one that cannot be compiled."""
-        compiled = self._compiled(grammar)
-        if error := compiled.get_error():
-            raise ConfigError(f"constraint {kind}: {_shortened(error)}", hint="change what is named, or leave it out")
-        return compiled.deep_copy()
+    def _compile(self, key: str) -> LLMatcher:
+        """The matcher, at its start, of a constraint's kind, value and tools as JSON."""
+        kind, value, tools = json.loads(key)
+        where = f"constraint {kind}"
+        if kind == "json_schema":
+            schema = check_schema(_parsed(value, where) if isinstance(value, str) else value, where=where)
+            return self._matcher(_schema_grammar(schema), where)
+        if not isinstance(value, str) or not value.strip():
+            raise ConfigError(f"{where}: its value is {value!r}", hint="give a text")
+        if kind == "regex":
+            return self._matcher(LLMatcher.grammar_from_regex(value), where)
+        if kind == "lark":
+            return self._matcher(LLMatcher.grammar_from_lark(value), where)
+        if kind == "tool_calls":
+            return self._calls(value, tools, where)
+        raise ConfigError(f"{where} is unknown", hint="kinds are json_schema, regex, lark, tool_calls")
 
-    def _compile(self, grammar: str) -> LLMatcher:
-        return LLMatcher(self._tokenizer, grammar, log_level=0)
+    def _calls(self, choice: str, tools: Sequence[Mapping[str, Any]], where: str) -> LLMatcher:
+        form = self._contract.call_format
+        if form is None:
+            raise ConfigError(
+                f"{where}: the chat template prints no tool calls", hint="use a model or template made for tools, such as 'chatml-tools'"
+            )
+        parameters = call_parameters(tools)
+        grammar = CallGrammar(form, self._special, JSON_OPTIONS).grammar(parameters, choice)
+        try:
+            return self._matcher(LLMatcher.grammar_from_lark(grammar), where)
+        except ConfigError:
+            for name, schema in parameters.items():
+                self._matcher(_schema_grammar(schema), f"tool '{name}'")
+            raise
+
+    def _matcher(self, grammar: str, where: str) -> LLMatcher:
+        matcher = LLMatcher(self._tokenizer, grammar, log_level=0)
+        if error := matcher.get_error():
+            raise ConfigError(f"{where}: {_shortened(error)}", hint="change what is named, or leave it out")
+        return matcher
+
+
+@lru_cache(maxsize=_KEPT_TOKENIZERS)
+def _engine(contract: ChatContract, vocab_size: int) -> _Engine:
+    return _Engine(contract, vocab_size)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"{type(value).__name__} is no JSON type")
+
+
+def _parsed(text: str, where: str) -> Any:
+    """A schema written as text."""
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise ConfigError(f"{where}: the schema is no JSON: {error}", hint='for example {"type": "object"}') from None
+
+
+def _schema_grammar(schema: Mapping[str, Any]) -> str:
+    return str(LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=JSON_OPTIONS))
+
+
+def _shortened(error: str) -> str:
+    """An error of llguidance's on one line, what it quotes of the grammar left out."""
+    lines = [line.strip() for line in error.strip().splitlines() if line.strip() and not re.match(r"\s*(\d+\s*\||\^)", line)]
+    return " ".join(lines)[:300]
 
 
 def _readable(tokenizer: str) -> str:
@@ -100,14 +132,3 @@ def _readable(tokenizer: str) -> str:
         ]
         state["decoder"] = {"type": "Sequence", "decoders": parts}
     return json.dumps(state)
-
-
-def _shortened(error: str) -> str:
-    """An error of llguidance's on one line, its trace left out."""
-    lines = [line.strip() for line in error.strip().splitlines() if line.strip()]
-    return " ".join(lines)[:300]
-
-
-@lru_cache(maxsize=_KEPT_TOKENIZERS)
-def _engine(contract: ChatContract, vocab_size: int) -> _Engine:
-    return _Engine(contract, vocab_size)

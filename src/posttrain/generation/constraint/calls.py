@@ -10,7 +10,7 @@ from posttrain.errors import ConfigError, suggest
 from posttrain.generation.constraint.schema import check_schema
 
 Tools = Sequence[Mapping[str, Any]]
-_CLOSABLE = frozenset(("type", "properties", "required", "title", "description", "default", "examples", "example", "optional", "nullable"))
+_CLOSABLE = frozenset(("type", "properties", "required", "title", "description", "default", "examples", "example", "nullable"))
 
 
 def call_parameters(tools: Tools) -> dict[str, dict[str, Any]]:
@@ -40,6 +40,7 @@ def _closed(schema: Any) -> Any:
     closed = dict(schema)
     if isinstance(schema.get("properties"), dict):
         closed["properties"] = {key: _closed(part) for key, part in schema["properties"].items()}
+        closed["properties"] |= {key: True for key in schema.get("required", ()) if key not in schema["properties"]}
         if set(schema) <= _CLOSABLE:
             closed["additionalProperties"] = False
     if isinstance(schema.get("items"), dict):
@@ -58,10 +59,9 @@ class CallGrammar:
         self._split = re.compile("(" + "|".join(map(re.escape, longest_first)) + ")") if special else None
         self._rules: list[str] = []
 
-    def grammar(self, tools: Tools, choice: str) -> str:
-        """Lark of a whole turn. ``choice``: "auto", "required", "none" or the name of the tool to call, once."""
+    def grammar(self, parameters: Mapping[str, Mapping[str, Any]], choice: str) -> str:
+        """Lark of a whole turn. ``parameters``: the schema of each tool's arguments. ``choice``: "auto", "required", "none" or the name of the tool to call, once."""
         self._rules = ["%llguidance {}", "ANY: /(?s:.*)/"]
-        parameters = call_parameters(tools)
         thinking = self._thinking()
         if choice == "none":
             self._rules.append(f"start: {thinking} {self._text_without_calls()}")

@@ -17,8 +17,8 @@ _STRINGS = ("minLength", "maxLength", "pattern", "format")
 _NUMBERS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")
 ENFORCED = frozenset((*_VALUES, *_OBJECTS, *_ARRAYS, *_STRINGS, *_NUMBERS))
 _REMARKS = ("title", "description", "default", "examples", "example", "deprecated", "readOnly", "writeOnly", "$comment")
-NOTES = frozenset((*_REMARKS, "contentEncoding", "contentMediaType", "contentSchema", "nullable", "optional"))
-"""Keywords that say nothing about validity. ``nullable`` and ``optional`` only widen what is accepted elsewhere."""
+NOTES = frozenset((*_REMARKS, "contentEncoding", "contentMediaType", "contentSchema", "nullable"))
+"""Keywords that say nothing about validity. ``nullable`` (OpenAPI) only widens what is accepted elsewhere."""
 _ONE = frozenset(("items", "additionalProperties", "additionalItems"))
 _SEVERAL = frozenset(("anyOf", "allOf", "oneOf", "prefixItems", "items"))
 _NAMED = frozenset(("properties", "patternProperties", "$defs", "definitions"))
