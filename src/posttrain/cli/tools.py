@@ -57,7 +57,7 @@ def check(
 
 
 @app.command(
-    epilog="""Example: posttrain tools call tools.py get_balance '{"account": "1000"}' --role clerk --tenant bank_A  ·  exit code 1: an error"""
+    epilog="""Example: posttrain tools call tools.py get_balance '{"account": "1000"}' --role clerk --tenant bank_A  ·  exit 1: error"""
 )
 def call(
     source: Source,

@@ -13,8 +13,8 @@ from posttrain.tools.schema import validator_of
 MAX_PROBLEMS = 8
 _BOUNDS = {
     "minimum": ">= {}",
-    "maximum": "<= {}",
     "exclusiveMinimum": "> {}",
+    "maximum": "<= {}",
     "exclusiveMaximum": "< {}",
     "multipleOf": "a multiple of {}",
     "minLength": "at least {} characters",

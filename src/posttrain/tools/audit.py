@@ -4,6 +4,7 @@ A changed, inserted or removed line breaks the chain. What the chain alone canno
 written anew: keep :attr:`AuditLog.head` somewhere else and give it to :func:`verify_audit`.
 """
 
+import contextlib
 import errno
 import fcntl
 import hashlib
@@ -102,7 +103,8 @@ class AuditLog:
             while written < len(raw):
                 written += os.write(self._file, raw[written:])
         except OSError as error:
-            os.ftruncate(self._file, self._end)
+            with contextlib.suppress(OSError):  # a half line that stays is noted by the next append
+                os.ftruncate(self._file, self._end)
             what = "no space left" if error.errno in (errno.ENOSPC, errno.EDQUOT) else str(error.strerror)
             raise InfrastructureError(
                 f"the audit log {self.path} cannot be written: {what}", hint="nothing is done without its record; make room and go on"

@@ -4,8 +4,8 @@
 class ToolError(Exception):
     """The tool declines, in words the model can use ("the account is closed").
 
-    Raised by an action, it says that nothing was done; with ``settled=False``, that something may have been. Any other exception counts as a
-    failure half way. An action that may have been done is not tried again.
+    Raised by an action, it says that nothing was done; with ``settled=False``, that something may have been. Any other exception counts as
+    a failure half way. An action that may have been done is not tried again.
     """
 
     def __init__(self, message: str, *, settled: bool = True) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import concurrent.futures
 import contextlib
+import logging
 import os
 import threading
 import time
@@ -61,6 +62,7 @@ class McpConnection:
         self._holders: list[concurrent.futures.Future[None]] = []
         self._not_before = 0.0
         self._said: deque[bytes] = deque(maxlen=20)
+        logging.getLogger("mcp").addHandler(logging.NullHandler())  # what it reports reaches the caller as errors, not as tracebacks
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="mcp", daemon=True)
         self._thread.start()

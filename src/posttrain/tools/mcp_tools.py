@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from posttrain.errors import ConfigError
 from posttrain.tools.failures import ToolError, ToolUnavailable
 from posttrain.tools.mcp_connection import Lost, McpConnection
+from posttrain.tools.results import writable
 from posttrain.tools.schema import DATA_KEYWORDS
 from posttrain.tools.tool import Tool
 
@@ -31,9 +32,9 @@ class McpTools:
     says of itself is not believed. Descriptions are cut at 1,000 characters and lose invisible characters. ``prefix`` goes before every
     name; ``options`` are fields of :class:`Tool` (roles, tenants, cost, max_result_chars).
 
-    The list is fixed when it is first read. Before every call (of what is no action: at most every ``check_every_seconds``) it is read
-    again: a tool that was changed or removed is "unavailable" from then on. So is every tool while the server is down, hangs or cannot be reached;
-    the next call connects again. Tools that cannot be used are in :attr:`left_out` with the reason.
+    The list is fixed when it is first read. It is read again before every call (before what is no action, every ``check_every_seconds``):
+    a tool that was changed or removed is "unavailable" from then on. So is every tool while the server is down, hangs or cannot be
+    reached; the next call connects again. Tools that cannot be used are in :attr:`left_out` with the reason.
     Raises ConfigError for a wrong setting, InfrastructureError when the server cannot be opened.
     """
 
@@ -150,7 +151,7 @@ def _fingerprint(item: "ListedTool") -> str:
 
 def _text(text: str) -> str:
     """Untrusted text: without control and invisible characters, of bounded length."""
-    clean = _CONTROL.sub("", text.encode("utf-8", "replace").decode("utf-8"))
+    clean = _CONTROL.sub("", writable(text))
     return clean if len(clean) <= MAX_TEXT_CHARS else clean[: MAX_TEXT_CHARS - 4] + " ..."
 
 

@@ -51,7 +51,7 @@ def render(value: Any, name: str, max_chars: int) -> Answer:
             text = json.dumps(to_jsonable_python(value, inf_nan_mode="constants"), ensure_ascii=False, allow_nan=False)
         except (PydanticSerializationError, TypeError, ValueError, RecursionError):
             return Answer(f"{name} returned a value of type {type(value).__name__}, which is not JSON.", "not_json", is_error=True)
-    text = text.encode("utf-8", "replace").decode("utf-8")
+    text = writable(text)
     if len(text) <= max_chars:
         return Answer(text)
     note = f"\n[cut here: {max_chars:,} of {len(text):,} characters are shown; ask for less]"
@@ -68,7 +68,12 @@ def redact(text: str, secrets: Iterable[str] = ()) -> str:
     return text
 
 
+def writable(text: str) -> str:
+    """``text`` with lone surrogates, which UTF-8 cannot write, as ``?``."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
 def error_text(text: str, secrets: Iterable[str] = ()) -> str:
     """An error as one bounded, redacted text."""
-    clean = redact(text.encode("utf-8", "replace").decode("utf-8"), secrets)
+    clean = redact(writable(text), secrets)
     return clean if len(clean) <= MAX_ERROR_CHARS else clean[: MAX_ERROR_CHARS - 4] + " ..."

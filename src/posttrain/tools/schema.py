@@ -19,18 +19,11 @@ MAX_SCHEMA_CHARS = 64_000
 MAX_SCHEMA_DEPTH = 64
 _TYPES = ("array", "boolean", "integer", "null", "number", "object", "string")
 _MEANT = {
-    "dict": "object",
-    "map": "object",
-    "hashmap": "object",
-    "float": "number",
-    "double": "number",
-    "int": "integer",
-    "long": "integer",
-} | {
-    "str": "string",
-    "char": "string",
-    "list": "array",
-    "tuple": "array",
+    **dict.fromkeys(("dict", "map", "hashmap"), "object"),
+    **dict.fromkeys(("float", "double", "decimal"), "number"),
+    **dict.fromkeys(("int", "long"), "integer"),
+    **dict.fromkeys(("str", "char", "text"), "string"),
+    **dict.fromkeys(("list", "tuple"), "array"),
     "bool": "boolean",
     "none": "null",
 }
@@ -72,7 +65,7 @@ def check_parameters(parameters: Any, where: str) -> None:
 
 @functools.lru_cache(256)
 def _check_text(text: str, where: str) -> None:
-    """The checks of a schema as JSON text: the same contract is made again for every episode, so a text that passed is not checked twice."""
+    """The checks of a schema as JSON text. The same contract is made again for every episode: a text that passed is not checked twice."""
     schema = json.loads(text)
     for place, node in _nodes(schema, "parameters", 0, where):
         _check_node(node, place, where)

@@ -20,7 +20,7 @@ from posttrain.tools.execution import Runner
 from posttrain.tools.failures import InvalidArguments
 from posttrain.tools.files import check_names
 from posttrain.tools.invoke import invalid_text
-from posttrain.tools.results import error_text
+from posttrain.tools.results import error_text, writable
 from posttrain.tools.tool import Tool
 from posttrain.tools.versions import check_versions, record_of
 
@@ -160,7 +160,7 @@ class Toolbox:
             return repeated
         if tool.action and self._dry_run:
             shown = json.dumps(hide_secrets(tool.parameters, arguments), ensure_ascii=False)[: tool.max_result_chars]
-            return ToolResult(f"Dry run: would call {name} with {shown}. Nothing was done.", status="dry_run")
+            return ToolResult(writable(f"Dry run: would call {name} with {shown}. Nothing was done."), status="dry_run")
         with self._lock:
             over = self.spent.over(self.budget, tool.cost)
             if not over:
@@ -248,7 +248,7 @@ class Toolbox:
 
 
 def _refusal(status: CallStatus, content: str) -> ToolResult:
-    return ToolResult(content, is_error=True, status=status)
+    return ToolResult(writable(content), is_error=True, status=status)
 
 
 def _over_budget(why: str) -> ToolResult:
