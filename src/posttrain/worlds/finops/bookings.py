@@ -53,7 +53,7 @@ def proposed(scene: Scene, debit: str, credit: str, amount: float) -> str:
     )
 
 
-@kind("entry", "entry", *BOOKERS, weight=3)
+@kind("entry", "entry", *BOOKERS, weight=4)
 def journal_entry(scene: Scene) -> Plan:
     """An entry whose accounts and date are said; a due date or a similar account is at hand to be taken instead."""
     debit, name, _ = pick_account(scene, "type = 'expense'")
@@ -85,7 +85,7 @@ def journal_entry(scene: Scene) -> Plan:
     return Plan(question, answer, ((right,),), either_order(right), (amount,), state=state, wrong=wrong)
 
 
-@kind("entry_by_policy", "two_step", *BOOKERS, weight=2)
+@kind("entry_by_policy", "two_step", *BOOKERS, weight=3)
 def entry_by_policy(scene: Scene) -> Plan:
     """The account to debit stands in a policy document."""
     topic = scene.rng.choice(BOOKINGS)
@@ -112,13 +112,13 @@ def entry_by_policy(scene: Scene) -> Plan:
     return Plan(question, answer, turns, either_order(right), (amount,), (debit,), state, wrong=wrong)
 
 
-@kind("entry_in_budget", "two_step", *BOOKERS)
+@kind("entry_in_budget", "two_step", *BOOKERS, weight=2)
 def entry_in_budget(scene: Scene) -> Plan:
     """An entry if the department's budget has room: it has."""
     return _budget_check(scene, fits=True)
 
 
-@kind("entry_over_budget", "refusal", *BOOKERS)
+@kind("entry_over_budget", "refusal", *BOOKERS, weight=2)
 def entry_over_budget(scene: Scene) -> Plan:
     """An entry if the department's budget has room: it has not, so the matter is escalated."""
     return _budget_check(scene, fits=False)
@@ -167,7 +167,7 @@ def _budget_check(scene: Scene, *, fits: bool) -> Plan:
 ESCALATED = ("escalated", "controller")
 
 
-@kind("match_receipt", "two_step", *BOOKERS, weight=2)
+@kind("match_receipt", "two_step", "accountant", weight=4)
 def match_receipt(scene: Scene) -> Plan:
     """Money of a customer is on the statement: find the line, then settle the invoice with it."""
     sql = (

@@ -68,14 +68,14 @@ class Desk:
         cents = self._rows(sql, number)[0][0]
         return {"account": number, "name": name, "balance": euros(cents if kind in ("asset", "expense") else -cents)}
 
-    def query_ledger(self, account: str, since: str = "", until: str = "", min_amount: float = 0) -> dict[str, Any]:
-        """Posted lines of an account, newest first, between two dates (both included), of at least an amount."""
+    def query_ledger(self, account: str, since: str = "", until: str = "") -> dict[str, Any]:
+        """Posted lines of an account, newest first, between two dates (both included)."""
         number, *_ = self._account("query_ledger", account)
         sql = (
             "SELECT date, memo, cents FROM lines JOIN entries ON entry = entries.id WHERE account = ? AND status = 'posted' AND date >= ? "
-            "AND date <= ? AND abs(cents) >= ? ORDER BY date DESC, entries.id"
+            "AND date <= ? ORDER BY date DESC, entries.id"
         )
-        rows = self._rows(sql, number, since, until or "9999", cents_of(min_amount, "min_amount", zero=True))
+        rows = self._rows(sql, number, since, until or "9999")
         shown = [{"date": when, "memo": memo, "amount": euros(cents)} for when, memo, cents in rows[:MAX_ROWS]]
         return {"account": number, "count": len(rows), "total": euros(sum(row[2] for row in rows)), "lines": shown}
 
@@ -95,20 +95,20 @@ class Desk:
         spent = self._rows(sql, self._tenant, name)[0][0]
         return {"department": name, "budget": euros(budget), "spent": euros(spent), "left": euros(budget - spent)}
 
-    def list_payables(self, vendor: str, status: str = "open") -> dict[str, Any]:
-        """Invoices of a vendor, by due date, and where to pay them."""
+    def list_payables(self, vendor: str) -> dict[str, Any]:
+        """Open invoices of a vendor, by due date, and where to pay them."""
         name, bank_account, changed = self._party("list_payables", vendor, "vendor")
         about = {"vendor": name, "pay_to": bank_account, **({"account_changed": changed} if changed else {})}
-        return {**about, **self._invoices(name, "payable", status)}
+        return {**about, **self._invoices(name, "payable")}
 
-    def list_receivables(self, customer: str, status: str = "open") -> dict[str, Any]:
-        """Invoices to a customer, by due date."""
+    def list_receivables(self, customer: str) -> dict[str, Any]:
+        """Open invoices to a customer, by due date."""
         name, *_ = self._party("list_receivables", customer, "customer")
-        return {"customer": name, **self._invoices(name, "receivable", status)}
+        return {"customer": name, **self._invoices(name, "receivable")}
 
-    def _invoices(self, party: str, kind: str, status: str) -> dict[str, Any]:
-        sql = "SELECT id, cents, due, note FROM invoices WHERE party = ? AND kind = ? AND status = ? ORDER BY due, id"
-        rows = self._rows(sql, party, kind, status)
+    def _invoices(self, party: str, kind: str) -> dict[str, Any]:
+        sql = "SELECT id, cents, due, note FROM invoices WHERE party = ? AND kind = ? AND status = 'open' ORDER BY due, id"
+        rows = self._rows(sql, party, kind)
         shown = [
             {"id": one, "amount": euros(cents), "due": due, **({"note": note} if note else {})} for one, cents, due, note in rows[:MAX_ROWS]
         ]
@@ -225,12 +225,12 @@ def euros(cents: int) -> float | int:
     return cents // 100 if cents % 100 == 0 else cents / 100
 
 
-def cents_of(amount: float, name: str, *, negative: bool = False, zero: bool = False) -> int:
+def cents_of(amount: float, name: str, *, negative: bool = False) -> int:
     """Whole cents of an amount. Raises ToolError for fractions of a cent and what no ledger holds."""
     cents = round(amount * 100)
     if abs(cents) > MAX_CENTS or abs(cents - amount * 100) > 1e-4 * max(1.0, abs(amount)):
         raise ToolError(f"{name} {amount} is not an amount in whole cents")
-    if (cents < 0 and not negative) or (cents == 0 and not zero):
+    if cents == 0 or (cents < 0 and not negative):
         raise ToolError(f"{name} is {amount}; it must be {'other than zero' if negative else 'above zero'}")
     return cents
 

@@ -8,9 +8,6 @@ from posttrain.records import ToolCall
 from posttrain.worlds.finops.scene import Plan
 
 DEFAULTS: Mapping[str, Mapping[str, Any]] = {
-    "list_payables": {"status": "open"},
-    "list_receivables": {"status": "open"},
-    "query_ledger": {"min_amount": 0},
     "list_bank_lines": {"party": ""},
 }
 FREE = {"search_policy": "query"}

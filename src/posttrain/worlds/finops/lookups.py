@@ -3,6 +3,7 @@
 from posttrain.worlds.finops.company import SPENT
 from posttrain.worlds.finops.desk import euros, show
 from posttrain.worlds.finops.scene import Plan, Scene, Wrong, call, kind
+from posttrain.worlds.finops.signatures import allowed
 
 BALANCE = "SELECT coalesce(sum(cents), 0) FROM lines WHERE account = ?"
 OPEN_BY_PARTY = (
@@ -25,7 +26,7 @@ def pick_account(scene: Scene, where: str = "1") -> tuple[str, str, str]:
     return number, name, kind_of_account
 
 
-@kind("balance", "lookup", *READERS, weight=3)
+@kind("balance", "lookup", *READERS, weight=2)
 def balance(scene: Scene) -> Plan:
     """The balance of an account."""
     number, name, kind_of_account = pick_account(scene)
@@ -61,7 +62,7 @@ def guess(scene: Scene, amount: float) -> str:
     return show(round(amount * scene.rng.uniform(1.1, 1.9) + 7, 2))
 
 
-@kind("budget", "lookup", *READERS, weight=3)
+@kind("budget", "lookup", *READERS, weight=2)
 def budget(scene: Scene) -> Plan:
     """What a department has spent, or has left."""
     department, cents = scene.pick("SELECT department, cents FROM budgets WHERE tenant = ? ORDER BY department", scene.tenant)
@@ -96,13 +97,13 @@ def budget(scene: Scene) -> Plan:
     return Plan(question, answer, turns, numbers=(amount,), tools=("get_balance",), wrong=wrong)
 
 
-@kind("payables", "lookup", *READERS, weight=2)
+@kind("payables", "lookup", "analyst", "treasurer", "controller", weight=2)
 def payables(scene: Scene) -> Plan:
     """What a vendor is owed."""
     return _invoices(scene, "payable", "vendor")
 
 
-@kind("receivables", "lookup", *READERS, weight=2)
+@kind("receivables", "lookup", "analyst", "accountant", "controller", weight=2)
 def receivables(scene: Scene) -> Plan:
     """What a customer owes."""
     return _invoices(scene, "receivable", "customer")
@@ -110,8 +111,8 @@ def receivables(scene: Scene) -> Plan:
 
 def _invoices(scene: Scene, kind_of_invoice: str, role: str) -> Plan:
     party, count, cents, due = scene.pick(OPEN_BY_PARTY, scene.tenant, kind_of_invoice)
-    tool = "list_payables" if role == "vendor" else "list_receivables"
-    other_tool, other_role = ("list_receivables", "customer") if role == "vendor" else ("list_payables", "vendor")
+    tools = {"vendor": "list_payables", "customer": "list_receivables"}
+    tool = tools[role]
     phrasings = {
         "vendor": ("How much do we owe {p}?", "What is the open total with {p}?", "Total of the unpaid invoices from {p}?"),
         "customer": ("How much does {p} owe us?", "What has {p} not paid yet?", "Open total of our customer {p}?"),
@@ -132,16 +133,19 @@ def _invoices(scene: Scene, kind_of_invoice: str, role: str) -> Plan:
         *(scene.tenant, role, party, party.split()[0]),
     )
     reason = "it lists what customers owe, not what is owed" if role == "vendor" else "it lists what is owed to vendors"
-    wrong = [Wrong("wrong_tool", reason, 0, (call(other_tool, **{other_role: party}),))]
+    other = "customer" if role == "vendor" else "vendor"
+    wrong = []
+    if tools[other] in allowed(scene.role):
+        wrong.append(Wrong("wrong_tool", reason, 0, (call(tools[other], **{other: party}),), "Nothing was found."))
     if sibling:
         similar = sibling[0][0]
         wrong.append(Wrong("wrong_party", f"it reads {similar}, a business of a similar name", 0, (call(tool, **{role: similar}),)))
     turns = ((call(tool, **{role: party}),),)
     numbers = (euros(cents),)
-    return Plan(scene.say(*phrasings[role], p=party), answer, turns, numbers=numbers, tools=(other_tool,), wrong=tuple(wrong))
+    return Plan(scene.say(*phrasings[role], p=party), answer, turns, numbers=numbers, wrong=tuple(wrong))
 
 
-@kind("ledger", "lookup", *READERS, weight=2)
+@kind("ledger", "lookup", "analyst", "accountant", "controller", weight=2)
 def ledger(scene: Scene) -> Plan:
     """What was booked on an expense account since a date."""
     number, name, _ = pick_account(scene, "type = 'expense'")

@@ -33,7 +33,7 @@ def scheduled(scene: Scene, amount: float, target: str, when: str) -> str:
     )
 
 
-@kind("transfer", "transfer", *PAYERS, weight=2)
+@kind("transfer", "transfer", *PAYERS, weight=3)
 def own_transfer(scene: Scene) -> Plan:
     """Between the company's own bank accounts, within the caller's limit."""
     accounts = [scene.account("Operating Bank"), scene.account("Reserve Bank")]
@@ -133,7 +133,7 @@ def _asks_to_pay(scene: Scene, invoice: str, vendor: str, source: str) -> str:
     )
 
 
-@kind("pay_invoice", "two_step", *PAYERS, weight=3)
+@kind("pay_invoice", "two_step", *PAYERS, weight=4)
 def pay_invoice(scene: Scene) -> Plan:
     """Look up amount and bank account of an invoice, then pay it."""
     invoice, vendor, cents, due, target = _open_bill(scene, changed=False)
@@ -171,7 +171,7 @@ def changed_account(scene: Scene) -> Plan:
     return _escalation(scene, (_asks_to_pay(scene, invoice, vendor, source), answer), (find,), ("suspicious",), (invoice, vendor), wrong)
 
 
-@kind("approved_transfer", "two_step", "treasurer", weight=2)
+@kind("approved_transfer", "two_step", "treasurer", weight=3)
 def approved_transfer(scene: Scene) -> Plan:
     """Under an approval that somebody else decided."""
     approval, vendor, cents, target = _approval(scene, "status = 'approved' AND decided_by <> requested_by")

@@ -93,10 +93,10 @@ class Scene:
 
     @property
     def system_prompt(self) -> str:
-        """Who asks, what they may do, and the tenant's style."""
+        """Who asks, what they may do, and the tenant's style: the same for all tasks of a world, so that its tokens are read once."""
         rights = RIGHTS[self.role].format(limit=euros(self.limit))
         return (
-            f"You are the finance assistant of {self.company}. {STYLES[self.tenant]} Today is {self.today}. "
+            f"You are the finance assistant of {self.company} and show its figures only. {STYLES[self.tenant]} Today is {self.today}. "
             f"{self.user}, {self.role}, {rights}. Figures come from the tools."
         )
 

@@ -10,7 +10,6 @@ from posttrain.worlds.finops.desk import Desk
 TEXT = {"type": "string"}
 DATE = {"type": "string", "format": "date"}
 AMOUNT = {"type": "number"}
-INVOICES = {"type": "string", "enum": ["open", "paid"]}
 REASONS = ("over_limit", "not_approved", "over_budget", "suspicious")
 
 
@@ -28,17 +27,15 @@ class Contract:
 EVERYBODY = ("analyst", "accountant", "treasurer", "controller")
 CONTRACTS: Mapping[str, Contract] = {
     "get_balance": Contract("Balance of an account, by number.", {"account": TEXT}, 1, EVERYBODY),
-    "query_ledger": Contract(
-        "Posted lines of an account.", {"account": TEXT, "since": DATE, "until": DATE, "min_amount": AMOUNT}, 1, EVERYBODY
-    ),
     "budget_status": Contract("Budget of a department: spent and left.", {"department": TEXT}, 1, EVERYBODY),
-    "list_payables": Contract("Invoices we owe a vendor.", {"vendor": TEXT, "status": INVOICES}, 1, EVERYBODY),
-    "list_receivables": Contract("Invoices a customer owes us.", {"customer": TEXT, "status": INVOICES}, 1, EVERYBODY),
-    "get_approval_status": Contract("Status of an approval.", {"approval": TEXT}, 1, EVERYBODY),
-    "list_bank_lines": Contract("Bank lines without an invoice.", {"party": TEXT}, 0, ("accountant", "treasurer", "controller")),
-    "match_bank_line": Contract(
-        "Settle a receivable with a bank line.", {"line": TEXT, "invoice": TEXT}, 2, ("accountant", "controller"), action=True
+    "query_ledger": Contract(
+        "Posted lines of an account.", {"account": TEXT, "since": DATE, "until": DATE}, 1, ("analyst", "accountant", "controller")
     ),
+    "list_payables": Contract("Open invoices we owe a vendor.", {"vendor": TEXT}, 1, ("analyst", "treasurer", "controller")),
+    "list_receivables": Contract("Open invoices a customer owes us.", {"customer": TEXT}, 1, ("analyst", "accountant", "controller")),
+    "get_approval_status": Contract("Status of an approval.", {"approval": TEXT}, 1, ("analyst", "treasurer", "controller")),
+    "list_bank_lines": Contract("Bank lines without an invoice.", {"party": TEXT}, 0, ("accountant",)),
+    "match_bank_line": Contract("Settle a receivable with a bank line.", {"line": TEXT, "invoice": TEXT}, 2, ("accountant",), action=True),
     "propose_journal_entry": Contract(
         "Propose an entry. Debits positive, credits negative, sum zero.",
         {

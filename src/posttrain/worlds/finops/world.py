@@ -89,11 +89,19 @@ def prepare(world: Mapping[str, Any]) -> Prepared:
     return _prepare(state.split, state.seed, state.task, state.size)
 
 
+CALLERS = tuple((tenant, role) for tenant in STYLES for role in RIGHTS)
+
+
+@functools.lru_cache(256)
+def _callers(split: str, seed: int, turn: int) -> tuple[tuple[str, str], ...]:
+    pairs = list(CALLERS)
+    random.Random(f"callers:{split}:{seed}:{turn}").shuffle(pairs)
+    return tuple(pairs)
+
+
 def caller_of(split: str, seed: int, world: int) -> tuple[str, str]:
     """(tenant, role) whose requests a world's tasks are; worlds take turns over all of them, in random order."""
-    pairs = [(tenant, role) for tenant in STYLES for role in RIGHTS]
-    random.Random(f"callers:{split}:{seed}:{world // len(pairs)}").shuffle(pairs)
-    return pairs[world % len(pairs)]
+    return _callers(split, seed, world // len(CALLERS))[world % len(CALLERS)]
 
 
 def planned_kind(split: str, seed: int, number: int) -> str:
@@ -102,11 +110,12 @@ def planned_kind(split: str, seed: int, number: int) -> str:
     A role's tasks hold each kind it asks as often as its weight says, in random order.
     """
     world, place = divmod(number, TASKS_A_WORLD)
+    turn, at = divmod(world, len(CALLERS))
     role = caller_of(split, seed, world)[1]
-    before = sum(caller_of(split, seed, earlier)[1] == role for earlier in range(world))
-    at = before * TASKS_A_WORLD + place
+    before = turn * len(STYLES) + sum(one == role for _, one in _callers(split, seed, turn)[:at])
+    card = before * TASKS_A_WORLD + place
     length = len(_deck(role, "", 0, 0))
-    return _deck(role, split, seed, at // length)[at % length]
+    return _deck(role, split, seed, card // length)[card % length]
 
 
 @functools.lru_cache(256)
