@@ -1,11 +1,18 @@
 """Episodes of a real model, small and trained here to use a tool: the loop, training on its ids, suites, reports, chat."""
 
 import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
+import tool_suite
 import torch
-from tool_model import PAIRS, SIGNATURES, tasks, write_tool_model
+from tool_model import HOUSES, PAIRS, SIGNATURES, tasks, write_tool_model
+from tool_suite import SUITE, write_suite
 
 from posttrain.episodes import (
     EpisodeRunner,
@@ -15,6 +22,8 @@ from posttrain.episodes import (
     episode_to_sequence,
     run_episodes,
 )
+from posttrain.errors import ConfigError
+from posttrain.evaluation import evaluate, load_suite, read_suite
 from posttrain.generation import LocalGenerator
 from posttrain.models import ModelSettings, Policy, build_forest
 from posttrain.records import SamplingSettings
@@ -98,3 +107,127 @@ def test_an_episode_becomes_an_answer_with_its_transcript(episodes):
     assert [message.role for message in answer.transcript] == ["assistant", "tool", "assistant"]
     assert answer.token_ids == ()
     assert answer.seconds > 0
+
+
+@pytest.fixture(scope="module")
+def evaluated(generator, tmp_path_factory):
+    """The suite of six lamps answered once, answers kept in ``cache``."""
+    root = tmp_path_factory.mktemp("suite")
+    suite = load_suite(write_suite(root))
+    return root, evaluate(suite, generator, out_dir=root / "out", cache_dir=root / "cache", concurrency=4)
+
+
+class Unasked:
+    """A generator that must not be asked."""
+
+    def __init__(self, generator):
+        self.identity, self.batch_size = generator.identity, generator.batch_size
+
+
+def test_a_suite_with_episodes_runs_its_cases_in_their_worlds(evaluated):
+    _, result = evaluated
+    scores = {name: entry["overall"]["value"] for name, entry in result.summary["scores"].items()}
+    assert (scores["right"], scores["calls"], scores["calls_valid"]) == (1, 1, 1)
+    sample = result.samples["hall-green-0", 0]
+    assert [message["role"] for message in sample.transcript] == ["assistant", "tool", "assistant"]
+    assert sample.calls[0]["result"] == sample.text == "green"
+    assert sample.outcome == {"lamps": {"hall": "green"}, "num_turns": 3}
+    calls = result.summary["tool_calls"]
+    assert (calls["num_samples"], calls["mean"], calls["failed_share"]) == (6, 1, 0)
+    assert result.summary["latency"][0]["num_measured"] == 6
+    # The latency of a case is that of the whole episode: longer than what its tool took.
+    assert all(sample.seconds > sample.calls[0]["seconds"] for sample in result.samples.values())
+
+
+def test_cached_episodes_come_back_whole_and_are_not_run_again(evaluated, generator):
+    root, first = evaluated
+    again = evaluate(load_suite(root / "suite.yaml"), Unasked(generator), out_dir=root / "again", cache_dir=root / "cache")
+    assert again.summary["scores"] == first.summary["scores"]
+    assert again.summary["tool_calls"] == first.summary["tool_calls"]
+    for key, sample in again.samples.items():
+        before = first.samples[key]
+        assert (sample.transcript, sample.calls, sample.outcome) == (before.transcript, before.calls, before.outcome)
+        assert sample.seconds is None
+
+
+@pytest.mark.parametrize("what", ["settings", "world"])
+def test_the_cache_is_not_used_under_other_limits_or_another_world(evaluated, generator, monkeypatch, what):
+    root, _ = evaluated
+    if what == "world":
+        monkeypatch.setattr(HOUSES, "version", "2")
+    text = SUITE.replace("max_steps: 3", "max_steps: 4") if what == "settings" else SUITE
+    suite = load_suite(write_suite(root / what, text=text))
+    with pytest.raises(AttributeError):  # it is asked
+        evaluate(suite, Unasked(generator), out_dir=root / what / "out", cache_dir=root / "cache")
+
+
+def test_results_of_another_version_of_the_world_are_left_alone(evaluated, generator, monkeypatch):
+    root, _ = evaluated
+    monkeypatch.setattr(HOUSES, "version", "2")
+    with pytest.raises(ConfigError, match="results of another version of a world"):
+        evaluate(load_suite(root / "suite.yaml"), generator, out_dir=root / "out")
+
+
+def test_an_evaluation_killed_between_episodes_goes_on_and_gives_the_same(folder, tmp_path):
+    suite = write_suite(tmp_path, repeat=6)
+    out, results = tmp_path / "out", tmp_path / "out" / "results.jsonl"
+    command = [sys.executable, Path(tool_suite.__file__), folder, suite, out]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"}) as process:
+        while process.poll() is None and not (results.exists() and results.read_bytes().count(b"\n") >= 3):
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+    kept = results.read_bytes().count(b"\n")
+    assert 3 <= kept < 36
+    done = []
+    generator = LocalGenerator.load(folder, dtype="float32", batch_size=2)
+    result = evaluate(load_suite(suite), generator, out_dir=out, on_progress=lambda p: done.append(p.num_reused))
+    assert done[-1] == kept
+    assert len(result.samples) == 36
+    for (case, _), sample in result.samples.items():
+        room, colour, _ = case.split("-")
+        assert (sample.text, sample.calls[0]["arguments"], sample.outcome["lamps"]) == (colour, {"room": room}, {room: colour})
+
+
+def test_cases_without_a_world_are_recorded_without_tools_answered_and_broken_ones_unscored(generator, tmp_path):
+    ask = {"messages": [{"role": "user", "content": "colour of loft?"}], "expected": {"calls": [{"get_lamp": {"room": ["loft"]}}]}}
+    extra = [
+        {"id": "recorded", "tools": list(SIGNATURES), **ask},
+        {"id": "fire", "tools": list(SIGNATURES), "metadata": {"world": {"name": "houses", "lamps": {}, "fire": True}}, **ask},
+        {"id": "plain", "messages": ask["messages"]},
+    ]
+    suite = load_suite(write_suite(tmp_path, extra=extra))
+    result = evaluate(suite, generator, out_dir=tmp_path / "out", cache_dir=tmp_path / "cache")
+    recorded, fire, plain = (result.samples[name, 0] for name in ("recorded", "fire", "plain"))
+    assert [(call["name"], call["result"]) for call in recorded.calls] == [("get_lamp", "")]
+    assert recorded.scores["calls"].value == 1
+    assert (fire.finish_reason, fire.scores["calls"].status) == ("error", "unscored")
+    assert "the house is on fire" in fire.scores["calls"].reason
+    assert (plain.transcript, plain.calls) == ((), ())
+    assert result.summary["tool_calls"]["num_samples"] == 8
+    assert result.summary["scores"]["calls"]["overall"]["num_unscored"] == 1
+    again = evaluate(suite, generator, out_dir=tmp_path / "again", cache_dir=tmp_path / "cache")
+    assert [key for key, sample in again.samples.items() if sample.seconds is not None] == [("fire", 0)]
+
+
+def test_limits_are_part_of_a_suites_hash_and_a_suite_without_episodes_keeps_its_own(tmp_path):
+    plain = SUITE.replace("episode: {max_steps: 3, max_tokens: 400}\n", "")
+    texts = [plain, plain + "episode: {}\n", SUITE, SUITE.replace("400}", "400, constrain: true}")]
+    suites = [read_suite(write_suite(tmp_path / str(number), text=text)) for number, text in enumerate(texts)]
+    assert len({suite.hash for suite in suites}) == 4
+    assert "episode" not in suites[0].config.settings
+
+
+@pytest.mark.parametrize(
+    ("world", "text", "told"),
+    [
+        ({"name": "howses"}, SUITE, "unknown world 'howses'"),
+        ("houses", SUITE, "case 'wrong': metadata.world is 'houses'"),
+        ({"name": "houses"}, SUITE.replace("max_steps: 3", "max_steps: 0"), "episode.max_steps"),
+    ],
+    ids=["unknown", "no mapping", "no step"],
+)
+def test_a_wrong_world_or_limit_is_told_before_anything_runs(generator, tmp_path, world, text, told):
+    row = {"id": "wrong", "messages": [{"role": "user", "content": "?"}], "tools": list(SIGNATURES), "metadata": {"world": world}}
+    with pytest.raises(ConfigError, match=told):
+        evaluate(load_suite(write_suite(tmp_path, extra=[row], text=text)), Unasked(generator), out_dir=tmp_path / "out")
+    assert not (tmp_path / "out").exists()

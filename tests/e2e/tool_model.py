@@ -1,4 +1,4 @@
-"""A tiny model that learned from seven trajectories to ask for a lamp's colour and to answer with what it reads; and the world it asks in."""
+"""A tiny model that learned from seven trajectories to ask for a lamp's colour and to answer with what it reads; its world."""
 
 import torch
 
