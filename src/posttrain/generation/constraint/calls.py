@@ -60,7 +60,10 @@ class CallGrammar:
         self._rules: list[str] = []
 
     def grammar(self, parameters: Mapping[str, Mapping[str, Any]], choice: str) -> str:
-        """Lark of a whole turn. ``parameters``: the schema of each tool's arguments. ``choice``: "auto", "required", "none" or the name of the tool to call, once."""
+        """Lark of a whole turn. ``parameters``: the schema of each tool's arguments.
+
+        ``choice``: "auto" (text, or text and calls), "required" (calls), "none", or the name of the tool to be called, once.
+        """
         self._rules = ["%llguidance {}", "ANY: /(?s:.*)/"]
         thinking = self._thinking()
         if choice == "none":
