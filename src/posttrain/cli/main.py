@@ -33,6 +33,7 @@ COMMANDS = {
     "diagnose": "Name what is wrong with a run, the first lever, and what not to rush into.",
     "drill": "Provoke failures and see that the checks catch them.",
     "tools": "Show, check and call tools; verify the record of calls.",
+    "world": "Worlds with tools: look at their tasks, write them as data, act in them.",
     "index": "Build, search and verify an index of documents, for the search tool.",
     "suite": "Freeze, check and show evaluation suites.",
     "lineage": "Show, diff and verify what things were made from.",

@@ -70,9 +70,17 @@ class World(Protocol):
 
     name: str
     version: str
+    licence: str
+    """Of the data it makes."""
+    notice: str
+    """The attribution that licence asks for."""
 
-    def tasks(self, split: str, *, seed: int, count: int) -> list[WorldTask]:
-        """The first ``count`` tasks of a split under a seed. More tasks never change the earlier ones."""
+    def tasks(self, split: str, *, seed: int, count: int, size: int = 1, only: Sequence[str] = ()) -> list[WorldTask]:
+        """The first ``count`` tasks of a split under a seed; more tasks never change the earlier ones. ``only``: kinds or families."""
+        ...
+
+    def task(self, split: str, *, seed: int, number: int, size: int = 1) -> WorldTask:
+        """One task by its number."""
         ...
 
     def open(self, world: Mapping[str, Any]) -> Environment:

@@ -55,6 +55,8 @@ class FinopsWorld:
 
     name = "finops"
     version = "1"
+    licence = "Apache-2.0; attack texts MIT"
+    notice = "attack texts: microsoft/BIPIA, Yi et al. 2023, MIT licence, copyright Microsoft Corporation"
 
     def tasks(self, split: str, *, seed: int, count: int, size: int = 1, only: Sequence[str] = ()) -> list[WorldTask]:
         """The first ``count`` tasks. ``only``: kinds or families to take, the numbers of the others are passed over."""
@@ -72,6 +74,10 @@ class FinopsWorld:
                     found.append(task)
             number += 1
         return found
+
+    def task(self, split: str, *, seed: int, number: int, size: int = 1) -> WorldTask:
+        """One task by its number."""
+        return _prepare(split, seed, number, size).task
 
     def open(self, world: Mapping[str, Any]) -> FinopsEnvironment:
         """The state of a task at its beginning."""
