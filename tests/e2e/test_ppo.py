@@ -380,7 +380,7 @@ def test_prompts_come_from_pairs_too(live):
     assert len(prompts) + left_out == len(rows)
     for prompt in prompts:
         assert prompt.messages[-1].role == "user"
-        assert prompt.messages[0].content.strip() in rows[prompt.row]["chosen"]
+        assert prompt.messages[0].content.strip() in rows[prompt.row - 1]["chosen"]
 
 
 def test_without_a_token_that_ends_a_turn_nothing_starts(world, live):

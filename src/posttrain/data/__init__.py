@@ -5,7 +5,7 @@ from posttrain.data.cards import DataCard, card_path, check_consent, check_event
 from posttrain.data.comparisons import load_comparisons
 from posttrain.data.leakage import ContaminationReport, Hit, contamination
 from posttrain.data.mixture import GroupStatistics, MixtureReport, looks_like_refusal, mixture_report
-from posttrain.data.readers import ReadReport, RecordReader, read_for_prompts, read_records
+from posttrain.data.readers import ReadReport, RecordReader, read_for_prompts, read_records, rejects_file
 from posttrain.data.repeats import Duplicate, DuplicateReport, duplicates
 from posttrain.data.shapes import shape, shapes
 from posttrain.data.words import segments, speech
@@ -33,6 +33,7 @@ __all__ = [
     "read_for_prompts",
     "read_records",
     "record_to_row",
+    "rejects_file",
     "segments",
     "shape",
     "shapes",

@@ -128,7 +128,7 @@ def contamination(
     ids: list[str] = []
     for batch in _batches(records):
         search.examine(batch, len(ids))
-        ids += [record.id or f"record {len(ids) + offset}" for offset, record in enumerate(batch)]
+        ids += [record.id or f"row {len(ids) + offset}" for offset, record in enumerate(batch, 1)]
     sharing, boilerplate, found = search.finish(min_coverage)
     hits = [search.hit(case, rows, ids) for case, rows in sorted(found.items())]
     return ContaminationReport(

@@ -11,7 +11,7 @@ from typing import Any, Literal, NoReturn, TextIO
 from posttrain.config.files import atomic_text
 from posttrain.data.shapes import Shape, matching, shapes
 from posttrain.data.sources import BadRow, Source, open_source
-from posttrain.errors import ConfigError, DataError, suggest
+from posttrain.errors import ConfigError, DataError, PosttrainError, suggest
 from posttrain.records import (
     Comparison,
     Demonstration,
@@ -68,8 +68,13 @@ def read_records(
     if on_bad_row not in ("stop", "skip"):
         raise ConfigError(f"on_bad_row is '{on_bad_row}'", hint="use 'stop' or 'skip'")
     source = open_source(path, split=split)
-    default = Path(path).with_name(Path(path).name + ".rejects.jsonl")
-    return RecordReader(source, _allowed(kind), skip=on_bad_row == "skip", rejects_path=Path(rejects_path or default))
+    return RecordReader(source, _allowed(kind), skip=on_bad_row == "skip", rejects_path=Path(rejects_path or rejects_file(path)))
+
+
+def rejects_file(path: str | Path, folder: str | Path | None = None) -> Path:
+    """Where rows of ``path`` that are set aside go: ``<path>.rejects.jsonl``, in ``folder`` or beside the file."""
+    file = Path(path)
+    return (file.parent if folder is None else Path(folder)) / f"{file.name}.rejects.jsonl"
 
 
 def read_for_prompts(
@@ -110,32 +115,40 @@ class RecordReader(Iterator[Record]):
         self._known_columns: set[tuple[str, ...]] = set()
         self._rows = 0
         self._skipped = 0
+        self._last: tuple[dict[str, Any] | BadRow, int] = {}, 0
+        self._rejects: TextIO | None = None
+        self._open = ExitStack()
         self._records = self._read()
 
     @property
     def report(self) -> ReadReport:
         """Counts so far."""
         shape = self._shape.name if self._shape else None
-        aside = str(self._rejects_path) if self._skipped else None
+        aside = str(self._rejects_path) if self._rejects else None
         return ReadReport(str(self._source.path), self._source.format, shape, self._rows, self._skipped, aside)
 
     def __next__(self) -> Record:
         return next(self._records)
 
+    def set_aside(self, error: PosttrainError) -> None:
+        """Put the row given last among the rejects, for what its reader found wrong with it; the counts stay as they are."""
+        row, position = self._last
+        self._rejects = self._rejects or self._open.enter_context(atomic_text(self._rejects_path))
+        self._rejects.write(json.dumps(_reject(row, position, error), ensure_ascii=True, default=str) + "\n")
+
     def _read(self) -> Iterator[Record]:
         first_error: DataError | None = None
-        with ExitStack() as stack:
-            rejects: TextIO | None = None
+        with self._open:
             for position, row in self._source.rows():
+                self._last = row, position
                 try:
                     record = self._record(row, position)
                 except DataError as error:
                     if not self._skip:
                         raise
                     first_error = first_error or error
-                    rejects = rejects or stack.enter_context(atomic_text(self._rejects_path))
                     self._skipped += 1
-                    rejects.write(json.dumps(_reject(row, position, error), ensure_ascii=True, default=str) + "\n")
+                    self.set_aside(error)
                     continue
                 self._rows += 1
                 yield record
@@ -204,5 +217,5 @@ class RecordReader(Iterator[Record]):
         raise DataError(f"the columns ({columns}) are no known shape{near}", hint=f"rename the columns to one of: {accepted}")
 
 
-def _reject(row: dict[str, Any] | BadRow, position: int, error: DataError) -> dict[str, Any]:
+def _reject(row: dict[str, Any] | BadRow, position: int, error: PosttrainError) -> dict[str, Any]:
     return {"position": position, "reason": error.message, "fix": error.hint, "row": row.raw if isinstance(row, BadRow) else row}

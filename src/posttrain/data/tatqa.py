@@ -109,7 +109,7 @@ def read_tatqa(path: str | Path) -> list[Report]:
         raise DataError(f"{file}: not a readable JSON file: {error}", hint="download the original file again") from None
     if not isinstance(rows, list) or not rows:
         raise DataError(f"{file}: expected a list of reports, found {type(rows).__name__}", hint="give an original TAT-QA file")
-    return [_report(row, f"{file}: report {index}") for index, row in enumerate(rows)]
+    return [_report(row, f"{file}: report {index}") for index, row in enumerate(rows, 1)]
 
 
 def _report(row: Any, where: str) -> Report:

@@ -101,6 +101,8 @@ def describe_data(loaded: LoadedRecipe, entry: StageEntry, source: Path, model: 
     write_json(folder / "data.json", summary | {"mixture": mixture_report(records).to_dict()})
     counts = f"{summary['tokens']} tokens, {summary['supervised_tokens']} supervised, longest {summary['longest']}"
     display.say(f"{source.name}: {len(records)} rows, {counts}")
+    if reader.report.rejects_path:
+        display.say(f"set aside: {reader.report.skipped} rows, in {reader.report.rejects_path}")
     if system and summary["rows_under_the_policy_text"] < len(records):
         missing = len(records) - summary["rows_under_the_policy_text"]
         display.say(f"note: {missing} of {len(records)} rows do not carry the policy's system prompt")
@@ -118,8 +120,8 @@ def read_rows(entry: StageEntry, source: Path, folder: Path) -> "RecordReader":
 def _sequences(contract: "ChatContract", records: Sequence[Record], mask: "MaskKind") -> list[TokenSequence]:
     """Every sequence the rows train: a conversation, each completion of a pair or label after its prompt, or a prompt alone."""
     demonstrations = [record for record in records if isinstance(record, Demonstration)]
-    sequences = list(contract.supervise_many(demonstrations, mask=mask))
-    for index, record in enumerate(records):
+    sequences = list(contract.supervise_many(demonstrations, mask=mask, first_index=1))
+    for index, record in enumerate(records, 1):
         match record:
             case PreferencePair():
                 completions = [record.chosen, record.rejected]

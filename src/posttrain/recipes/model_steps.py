@@ -88,6 +88,8 @@ def train_step(run: RunSoFar, entry: StageEntry, model: StepResult, data: StepRe
         if not began.exists():
             write_json(began, {"trained_at": datetime.now(UTC).isoformat()})
         resolved = with_files(settings, files) | {key: step.outputs["path"] for key, step in named.items()} | {"data": data.outputs["path"]}
+        if "rejects" in stage.config.model_fields:
+            resolved.setdefault("rejects", str(folder))
         if "reference_cache" in stage.config.model_fields and "reference_cache" not in settings:
             rows = {key: value for key, value in comparable.items() if key not in ("objective", "training", "watch")}
             cache = content_hash({"model": model.key, "data": data.key, "rows": rows})[:16]

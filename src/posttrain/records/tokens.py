@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 class TokenSequence:
     """input_ids: int32 [length]. completion_mask: bool [length], True where the token is supervised (counts).
 
-    ``index`` is the row number in its data set, so a report or an error can name it.
+    ``index`` is the row's number in its data set, counted from 1, so that a report or an error can name it; -1 where it has none.
     """
 
     input_ids: NDArray[np.int32]

@@ -118,12 +118,12 @@ class RewardModel:
         Raises DataError naming the conversations longer than the model's context (nothing is cut) and ModelError when a reward is
         NaN or infinite.
         """
-        return self.score_sequences([self.encode(prompt, completion, index=i) for i, (prompt, completion) in enumerate(pairs)])
+        return self.score_sequences([self.encode(prompt, completion, index=i) for i, (prompt, completion) in enumerate(pairs, 1)])
 
     def score_pairs(self, pairs: Sequence[PreferencePair]) -> NDArray[np.float64]:
         """float64 [pair, 2]: the rewards of chosen and rejected, tools included."""
         sides = [(pair, side) for pair in pairs for side in (pair.chosen, pair.rejected)]
-        rows = [self.encode(pair.prompt, side, tools=pair.tools, index=number // 2) for number, (pair, side) in enumerate(sides)]
+        rows = [self.encode(pair.prompt, side, tools=pair.tools, index=number // 2 + 1) for number, (pair, side) in enumerate(sides)]
         return np.array(self.score_sequences(rows), dtype=np.float64).reshape(-1, 2)
 
     def encode(self, prompt: Turns, completion: Turns, *, tools: Sequence[Mapping[str, Any]] = (), index: int = -1) -> TokenSequence:
@@ -136,7 +136,7 @@ class RewardModel:
         """:meth:`score` for encoded conversations."""
         limit = self.context_length
         if too_long := [row for row in sequences if len(row) > limit]:
-            places = ", ".join(f"{row.index} ({len(row)} tokens)" for row in too_long[:10])
+            places = ", ".join(f"row {row.index} ({len(row)} tokens)" for row in too_long[:10])
             raise DataError(
                 f"{len(too_long)} of {len(sequences)} conversations are longer than the reward model's {limit} positions: {places}",
                 hint="leave them out: a cut answer would be judged for what it does not say",

@@ -124,7 +124,7 @@ def length_correlation(model: RewardModel, pairs: Sequence[PreferencePair], *, r
 
 def _score(model: RewardModel, pairs: Sequence[PreferencePair]) -> Floats:
     """Rewards of the chosen answers, [pair]."""
-    rows = [model.encode(pair.prompt, pair.chosen, tools=pair.tools, index=number) for number, pair in enumerate(pairs)]
+    rows = [model.encode(pair.prompt, pair.chosen, tools=pair.tools, index=number) for number, pair in enumerate(pairs, 1)]
     return np.array(model.score_sequences(rows))
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from posttrain.chat import ChatContract
-from posttrain.data import read_records
+from posttrain.data import read_records, rejects_file
 from posttrain.errors import ContractError, DataError
 from posttrain.records import PreferencePair, TokenSequence, UnpairedLabel
 from posttrain.training import TrainingItem
@@ -18,12 +18,16 @@ Rule = Literal["stop", "skip", "drop"]
 
 @dataclass(frozen=True, slots=True)
 class PreferenceRules:
-    """What to do with rows that do not fit. ``limit``: longest sequence in tokens. ``imitates``: the objective has a likelihood term."""
+    """What to do with rows that do not fit. ``limit``: longest sequence in tokens. ``imitates``: the objective has a likelihood term.
+
+    ``rejects``: folder for the rows set aside, None for beside their file.
+    """
 
     limit: int | None
     on_bad_row: Literal["stop", "skip"] = "stop"
     on_too_long: Literal["stop", "drop"] = "stop"
     imitates: bool = False
+    rejects: str | None = None
 
 
 @dataclass(slots=True)
@@ -119,7 +123,7 @@ def check_apart(training: PreferenceData, held_out: PreferenceData, path: str) -
     seen = {_prompt_of(row): row.index for row in training.sequences}
     both = [(row.index, seen[_prompt_of(row)]) for row in held_out.sequences if _prompt_of(row) in seen]
     if both:
-        shown = ", ".join(f"{held + 1} (row {trained + 1} of the data)" for held, trained in both[:10])
+        shown = ", ".join(f"{held} (row {trained} of the data)" for held, trained in both[:10])
         raise DataError(
             f"{path}: {len(both)} of {len(held_out.sequences)} held-out answers are to prompts that are also trained on: rows {shown}",
             hint="take them out of one of the two files",
@@ -147,12 +151,12 @@ Encode = Callable[[Any, ChatContract, int, int], TrainingItem]
 
 
 def _load(path: str, kind: type[Any], encode: Encode, contract: ChatContract, rules: PreferenceRules) -> PreferenceData:
-    reader = read_records(path, kind, on_bad_row=rules.on_bad_row)
+    reader = read_records(path, kind, on_bad_row=rules.on_bad_row, rejects_path=rejects_file(path, rules.rejects))
     data = PreferenceData()
     bad: list[tuple[int, str]] = []
     too_long: list[tuple[int, TrainingItem]] = []
     not_to_imitate = 0
-    for index, record in enumerate(cast(Iterator[Any], reader)):
+    for index, record in enumerate(cast(Iterator[Any], reader), 1):
         if rules.imitates and record.metadata.get("imitation") is False:
             not_to_imitate += 1
             continue
@@ -164,6 +168,7 @@ def _load(path: str, kind: type[Any], encode: Encode, contract: ChatContract, ru
                 raise DataError(
                     f"{path}: {error.message}", hint=f"{error.hint or 'mend the row'}; or set it aside: on_bad_row: skip"
                 ) from None
+            reader.set_aside(error)
             continue
         if rules.limit is not None and max(map(len, item.sequences)) > rules.limit:
             too_long.append((index, item))
@@ -201,7 +206,7 @@ def _pair_item(pair: PreferencePair, contract: ChatContract, index: int, positio
     )
     if np.array_equal(chosen.input_ids, rejected.input_ids):
         raise DataError(
-            f"row {index + 1}: chosen and rejected are the same {len(chosen)} tokens", hint="a pair without a difference teaches nothing"
+            f"row {index}: chosen and rejected are the same {len(chosen)} tokens", hint="a pair without a difference teaches nothing"
         )
     lengths = [torch.tensor([row.num_supervised]) for row in (chosen, rejected)]
     tensors = {
@@ -223,7 +228,7 @@ def _labelled(sequence: TokenSequence, good: bool, position: int) -> TrainingIte
 
 
 def _describe_too_long(path: str, rows: Sequence[tuple[int, TrainingItem]], total: int, limit: int | None) -> str:
-    shown = ", ".join(f"{index + 1} ({' and '.join(str(len(row)) for row in item.sequences)} tokens)" for index, item in rows[:10])
+    shown = ", ".join(f"{index} ({' and '.join(str(len(row)) for row in item.sequences)} tokens)" for index, item in rows[:10])
     return f"{path}: {len(rows)} of {total} rows longer than {limit} tokens: {shown}" + (", ..." if len(rows) > 10 else "")
 
 

@@ -80,7 +80,7 @@ def write_answers(path: Path, before: Evaluation, after: Evaluation) -> None:
     """Both answers to every evaluation prompt, one JSON object a line."""
     lines = []
     for position, (old, new) in enumerate(zip(before.rollouts, after.rollouts, strict=True)):
-        row: dict[str, Any] = {"row": old.prompt.row + 1, "prompt": [{"role": m.role, "content": m.content} for m in old.prompt.messages]}
+        row: dict[str, Any] = {"row": old.prompt.row, "prompt": [{"role": m.role, "content": m.content} for m in old.prompt.messages]}
         for side, rollout, evaluation in (("before", old, before), ("after", new, after)):
             rewards = {name: values[position] for name, values in evaluation.rewards.items()}
             row[side] = {"text": rollout.text, "length": rollout.length, "ended": rollout.ended, **rewards}

@@ -51,7 +51,7 @@ class Scorer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A prompt, its token ids (int32 [token], generation prompt included) and its row in the file, from 0."""
+    """A prompt, its token ids (int32 [token], generation prompt included) and its row in the file, from 1."""
 
     messages: tuple[Message, ...]
     tools: tuple[Any, ...]
@@ -101,7 +101,7 @@ def load_prompts(path: str, contract: ChatContract, config: PpoConfig, *, contex
             "the chat contract has no token that ends a turn, so no answer could end", hint="give the tokenizer an EOS token"
         )
     prompts = []
-    for row, (messages, tools) in enumerate(_conversations(path)):
+    for row, (messages, tools) in enumerate(_conversations(path), 1):
         ids = contract.encode(messages, tools=tools, add_generation_prompt=True)
         prompts.append(Prompt(tuple(messages), tuple(tools), ids, row))
     kept = prompts if context is None else _with_room(path, prompts, [len(prompt.ids) for prompt in prompts], context, config)
@@ -125,7 +125,7 @@ def _with_room(
     room = context - config.max_new_tokens
     long = [(prompt, length) for prompt, length in zip(prompts, lengths, strict=True) if length > room]
     if long and config.on_too_long == "stop":
-        places = ", ".join(f"{prompt.row + 1} ({length} tokens)" for prompt, length in long[:10]) + (", ..." if len(long) > 10 else "")
+        places = ", ".join(f"{prompt.row} ({length} tokens)" for prompt, length in long[:10]) + (", ..." if len(long) > 10 else "")
         raise DataError(
             f"{path}: {len(long)} of {len(prompts)} prompts are longer than {room} tokens ({whose}context {context} less max_new_tokens "
             f"{config.max_new_tokens}): {places}",
@@ -152,7 +152,7 @@ def check_apart(training: Sequence[Prompt], held_out: Sequence[Prompt], path: st
     both = [(prompt.row, seen[prompt.ids.tobytes()]) for prompt in held_out if prompt.ids.tobytes() in seen]
     if both:
         raise DataError(
-            f"{path}: {len(both)} of {len(held_out)} held-out prompts are also trained on; row {both[0][0] + 1} is row {both[0][1] + 1} "
+            f"{path}: {len(both)} of {len(held_out)} held-out prompts are also trained on; row {both[0][0]} is row {both[0][1]} "
             "of the data",
             hint="take them out of one of the two files",
         )
@@ -187,7 +187,7 @@ def score(scorer: Scorer, rollouts: Sequence[Rollout]) -> list[float]:
 
 def read_by(scorer: Scorer, prompt: Prompt, text: str) -> TokenSequence:
     """A prompt with an answer as the reward model's contract has it."""
-    return scorer.encode(prompt.messages, (Message("assistant", text),), tools=prompt.tools, index=prompt.row + 1)
+    return scorer.encode(prompt.messages, (Message("assistant", text),), tools=prompt.tools, index=prompt.row)
 
 
 @torch.no_grad()

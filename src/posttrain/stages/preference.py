@@ -27,6 +27,7 @@ from posttrain.stages.setup import (
     check_dropout,
     load_policy,
     origins,
+    set_aside,
     stage_settings,
     token_limit,
     with_learning_rate,
@@ -94,6 +95,8 @@ class PreferenceConfig(ModelOptions):
     """Longest sequence in tokens; left out: as many as the model's positions."""
     on_bad_row: Literal["stop", "skip"] = "stop"
     """A row that cannot be read or encoded: stop and name it, or set it aside and say how many were."""
+    rejects: str | None = None
+    """Folder for rows that are set aside; left out: beside their file, as <file>.rejects.jsonl, or in a recipe the stage's folder."""
     on_too_long: Literal["stop", "drop"] = "stop"
     """A pair with a side over ``max_tokens``: stop and name it, or leave the whole pair out and say how many were. No side is ever cut."""
     reference_cache: str | None = None
@@ -155,7 +158,7 @@ def run_preference(
         contract = ChatContract.load(folder)
         check_contracts(contract, [folder, *([Path(config.adapter)] if config.adapter else []), out])
         data = load_preferences(config, contract, limit=token_limit(config.max_tokens, folder))
-        show.say(_describe(data.training.counts))
+        show.say(_describe(data.training.counts) + set_aside(data.training.counts, config.data, config.rejects))
         policy = load_policy(config, folder, data.training.items, world)
         if world.is_main:
             write_json(out / CONTRACT_FILE, contract.record())
@@ -201,7 +204,7 @@ class LoadedPreferences:
 
 def load_preferences(config: PreferenceConfig, contract: ChatContract, *, limit: int | None) -> LoadedPreferences:
     """Read and encode ``config.data`` for the objective (pairs, labels, or labels out of pairs with ``unpair``) and ``config.held_out``."""
-    rules = PreferenceRules(limit, config.on_bad_row, config.on_too_long, imitates=config.objective_name in IMITATING)
+    rules = PreferenceRules(limit, config.on_bad_row, config.on_too_long, config.objective_name in IMITATING, config.rejects)
     load = load_pairs if config.takes_pairs or config.unpair else load_labels
     watched = load(config.data, contract, rules)
     training = split_pairs(watched) if config.unpair else watched

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from posttrain.data import load_comparisons, read_records
+from posttrain.data import load_comparisons, read_records, rejects_file
 from posttrain.data.shapes import matching, shapes
 from posttrain.data.sources import open_source
 from posttrain.errors import ConfigError, DataError
@@ -26,16 +26,16 @@ class PairFile:
     left_out: dict[str, int] = field(default_factory=dict)
 
 
-def read_preferences(path: str | Path, *, on_bad_row: BadRow = "stop") -> PairFile:
+def read_preferences(path: str | Path, *, on_bad_row: BadRow = "stop", rejects: str | None = None) -> PairFile:
     """Pairs in any shape `posttrain check` reads, LLMBar and HH-RLHF included; PandaLM, FineGrainedRLHF, Open-Instruct by majority vote.
 
-    ``on_bad_row`` is for files of pairs: judgements are never set aside. Raises DataError as :func:`posttrain.data.read_records` and
-    :func:`posttrain.data.load_comparisons` do.
+    ``on_bad_row`` is for files of pairs: judgements are never set aside. ``rejects``: folder for rows that are, None for beside the file.
+    Raises DataError as :func:`posttrain.data.read_records` and :func:`posttrain.data.load_comparisons` do.
     """
     if holds_comparisons(path):
         made = build_pairs(load_comparisons(path), method="majority")
         return PairFile(list(made.pairs), dict(made.left_out))
-    reader = read_records(path, PreferencePair, on_bad_row=on_bad_row)
+    reader = read_records(path, PreferencePair, on_bad_row=on_bad_row, rejects_path=rejects_file(path, rejects))
     pairs = [record for record in reader if isinstance(record, PreferencePair)]
     return PairFile(pairs, {"unreadable": reader.report.skipped} if reader.report.skipped else {})
 
@@ -134,7 +134,7 @@ def _numbered(path: str | Path, on_bad_row: BadRow) -> tuple[list[tuple[int, Rec
     if holds_comparisons(path):
         return list(enumerate(load_comparisons(path), 1)), 0
     reader = read_records(path, on_bad_row=on_bad_row)
-    records = [(reader.report.rows + reader.report.skipped, record) for record in reader]
+    records = list(enumerate(reader, 1))
     return records, reader.report.skipped
 
 

@@ -37,6 +37,7 @@ from posttrain.stages.setup import (
     check_dropout,
     origins,
     planned_tokens,
+    set_aside,
     stage_settings,
     token_limit,
     with_learning_rate,
@@ -68,6 +69,8 @@ class RewardModelConfig(ModelOptions):
     """Longest side of a pair in tokens; left out: as many as the model's positions."""
     on_bad_row: Literal["stop", "skip"] = "stop"
     """A row that cannot be read: stop and name it, or set it aside and say how many were."""
+    rejects: str | None = None
+    """Folder for rows that are set aside; left out: beside their file, as <file>.rejects.jsonl, or in a recipe the stage's folder."""
     on_too_long: Literal["stop", "drop"] = "stop"
     """A pair with a side over ``max_tokens``: stop and name it, or leave the whole pair out and say how many were. No side is ever cut."""
     training: TrainingSettings
@@ -138,7 +141,7 @@ def run_reward_model(
         contract = ChatContract.load(folder)
         check_contracts(contract, [folder, out])
         splits = load_splits(config, contract, folder)
-        show.say(_describe(splits))
+        show.say(_describe(splits) + set_aside(splits.counts, config.data, config.rejects))
         if world.is_main:
             write_json(out / CONTRACT_FILE, contract.record())
         if logger and world.is_main:
@@ -182,9 +185,9 @@ def load_splits(config: RewardModelConfig, contract: ChatContract, model: Path) 
     Raises DataError for rows :func:`posttrain.stages.pairs.load_pairs` refuses, for negative margins and for what could not be evaluated
     after training (pairs longer than the model's context, a slice without a decided pair); CheckFailed for a prompt in two splits.
     """
-    rules = PreferenceRules(token_limit(config.max_tokens, model), config.on_bad_row, config.on_too_long)
+    rules = PreferenceRules(token_limit(config.max_tokens, model), config.on_bad_row, config.on_too_long, rejects=config.rejects)
     data = load_pairs(config.data, contract, rules)
-    if negative := [item.rows[0] + 1 for item in data.items if float(item.tensors["margins"]) < 0]:
+    if negative := [item.rows[0] for item in data.items if float(item.tensors["margins"]) < 0]:
         raise DataError(f"{config.data}: rows {negative[:10]} have a margin below 0", hint="swap chosen and rejected, or drop the margin")
     items, calibration, held_out, trained_on = _set_aside(config, data)
     files = dict[str, PairFile]()
@@ -239,7 +242,7 @@ def _set_aside(
 
 def _read(config: RewardModelConfig, path: str, contract: ChatContract, limit: int | None) -> PairFile:
     """A calibration or test file; pairs longer than the model's context stop the run or are left out whole, as the config says."""
-    found = read_preferences(path, on_bad_row=config.on_bad_row)
+    found = read_preferences(path, on_bad_row=config.on_bad_row, rejects=config.rejects)
     kept = found.pairs if limit is None else fitting_pairs(contract, found.pairs, limit)
     if not (lost := len(found.pairs) - len(kept)):
         return found

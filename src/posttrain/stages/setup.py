@@ -7,7 +7,7 @@ from typing import Any
 
 from posttrain.chat import CONTRACT_FILE, ChatContract
 from posttrain.config import Config
-from posttrain.data import DataCard
+from posttrain.data import DataCard, rejects_file
 from posttrain.errors import ConfigError
 from posttrain.lineage import LineageStore, code_record, environment_record
 from posttrain.models import ModelOptions, ModelSettings, Policy
@@ -66,6 +66,12 @@ def stage_settings(lineage: LineageStore, stage: str, config: Config, contract: 
         lineage.put("config", {"name": stage, "settings": config.dump()}),
         lineage.put("seed", {"name": stage, "training": seed}),
     ]
+
+
+def set_aside(counts: Mapping[str, float], data: str, folder: str | None) -> str:
+    """The end of a line on a stage's data: how many rows were set aside, and where; empty for none."""
+    number = int(counts["rows_skipped"] + counts.get("rows_not_encodable", 0))
+    return f"; set aside: {number}, in {rejects_file(data, folder)}" if number else ""
 
 
 def with_learning_rate(values: Any, *, adapter: float, full: float) -> Any:

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from posttrain.chat import CONTRACT_FILE, ChatContract, MaskKind
 from posttrain.config.files import write_json
-from posttrain.data import check_consent, load_card, read_records
+from posttrain.data import check_consent, load_card, read_records, rejects_file
 from posttrain.errors import DataError
 from posttrain.lineage import LineageStore, RunLogger
 from posttrain.models import Forest, ModelOptions, Policy, find_model
@@ -20,6 +20,7 @@ from posttrain.stages.setup import (
     check_dropout,
     load_policy,
     origins,
+    set_aside,
     stage_settings,
     token_limit,
     with_learning_rate,
@@ -41,7 +42,9 @@ class SftConfig(ModelOptions):
     max_tokens: int | None = Field(default=None, ge=2)
     """Longest row in tokens; left out: as many as the model's positions."""
     on_bad_row: Literal["stop", "skip"] = "stop"
-    """A row that cannot be read: stop and name it, or set it aside in <data>.rejects.jsonl and say how many were."""
+    """A row that cannot be read: stop and name it, or set it aside and say how many were."""
+    rejects: str | None = None
+    """Folder for rows that are set aside; left out: beside their file, as <file>.rejects.jsonl, or in a recipe the stage's folder."""
     on_too_long: Literal["stop", "drop"] = "stop"
     """A row over ``max_tokens``: stop and name it, or leave it out and say how many were. Rows are never cut."""
     on_nothing_supervised: Literal["stop", "drop"] = "stop"
@@ -84,7 +87,7 @@ def run_sft(
         contract = ChatContract.load(folder)
         check_contracts(contract, [folder, *([Path(config.adapter)] if config.adapter else []), out])
         sequences, counts = load_sequences(config, contract, limit=token_limit(config.max_tokens, folder))
-        show.say(_describe(counts))
+        show.say(_describe(counts) + set_aside(counts, config.data, config.rejects))
         policy = load_policy(config, folder, as_items(sequences), world)
         if world.is_main:
             write_json(out / CONTRACT_FILE, contract.record())
@@ -124,8 +127,8 @@ def load_sequences(config: SftConfig, contract: ChatContract, *, limit: int | No
 
     Raises DataError naming the rows when some are longer than ``limit`` tokens or train nothing and the config says stop.
     """
-    reader = read_records(config.data, Demonstration, on_bad_row=config.on_bad_row)
-    sequences = list(contract.supervise_many(cast(Iterator[Demonstration], reader), mask=config.mask))
+    reader = read_records(config.data, Demonstration, on_bad_row=config.on_bad_row, rejects_path=rejects_file(config.data, config.rejects))
+    sequences = list(contract.supervise_many(cast(Iterator[Demonstration], reader), mask=config.mask, first_index=1))
     too_long = [row for row in sequences if limit is not None and len(row) > limit]
     idle = [row for row in sequences if row.num_supervised == 0]
     named = f"{config.data}: {{}} of {len(sequences)} rows {{}}: {{}}"
@@ -148,7 +151,7 @@ def load_sequences(config: SftConfig, contract: ChatContract, *, limit: int | No
 
 def _check_rows(rows: Sequence[TokenSequence], rule: str, message: str, problem: str, setting: str) -> None:
     if rows and rule == "stop":
-        places = ", ".join(f"{row.index + 1} ({len(row)} tokens)" for row in rows[:10]) + (", ..." if len(rows) > 10 else "")
+        places = ", ".join(f"{row.index} ({len(row)} tokens)" for row in rows[:10]) + (", ..." if len(rows) > 10 else "")
         raise DataError(message.format(len(rows), problem, places), hint=f"fix them, or leave them out with {setting}: drop")
 
 

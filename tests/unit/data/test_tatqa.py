@@ -227,7 +227,7 @@ def test_a_broken_file_names_file_report_and_field(tmp_path):
     with pytest.raises(DataError, match=r"t\.json: not a readable JSON file"):
         read_tatqa(path)
     path.write_text('[{"table": {"uid": "x"}}]')
-    with pytest.raises(DataError, match="report 0: missing or wrong field: KeyError\\('table'\\)"):
+    with pytest.raises(DataError, match="report 1: missing or wrong field: KeyError\\('table'\\)"):
         read_tatqa(path)
     row = json.loads(gzip.decompress(SLICE.read_bytes()))[0]
     row["questions"][0]["scale"] = "dozen"

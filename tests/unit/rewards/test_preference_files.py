@@ -95,7 +95,7 @@ def test_rows_too_long_to_score_are_named_by_their_number(judge, tmp_path):
         tmp_path,
         [*polite_rows(2), {"prompt": "a", "chosen": "b", "rejected": ""}, {"prompt": "a", "chosen": "b", "rejected": "word " * 300}],
     )
-    with pytest.raises(DataError, match=r"1 of 3 rows are longer than the model's 256 tokens: rows 4 \(\d+ tokens\)"):
+    with pytest.raises(DataError, match=r"1 of 3 rows are longer than the model's 256 tokens: rows 3 \(\d+ tokens\)"):
         score_file(judge, path, on_bad_row="skip")
 
 

@@ -127,7 +127,7 @@ def test_rewards_that_are_not_numbers_are_refused(judge, tmp_path):
 
 def test_conversations_longer_than_the_context_are_never_cut(judge):
     pair = pairs_of([{"prompt": "word " * 300, "chosen": "yes", "rejected": "no"}])[0]
-    with pytest.raises(DataError, match=r"1 of 1 conversations are longer than the reward model's 256 positions: 0 \(\d+ tokens\)"):
+    with pytest.raises(DataError, match=r"1 of 1 conversations are longer than the reward model's 256 positions: row 1 \(\d+ tokens\)"):
         judge.score([(pair.prompt, pair.chosen)])
     assert fitting_pairs(judge.contract, [pair, *pairs_of(UNSEEN[:2])], judge.context_length) == pairs_of(UNSEEN[:2])
 

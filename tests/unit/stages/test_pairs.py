@@ -1,6 +1,7 @@
 """Preference rows as training items: what is kept, what is refused or left out and counted, and KTO's foreign prompts."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -59,6 +60,10 @@ def test_a_bad_pair_stops_with_its_place_or_is_set_aside_and_counted(tmp_path, c
     data = load_pairs(path, contract, PreferenceRules(limit=400, on_bad_row="skip"))
     assert data.counts["rows"] == 2
     assert data.counts["rows_skipped"] + data.counts["rows_not_encodable"] == 1
+    (aside,) = [json.loads(line) for line in Path(f"{path}.rejects.jsonl").read_text().splitlines()]
+    assert (aside["position"], aside["row"]) == (2, row)
+    load_pairs(path, contract, PreferenceRules(limit=400, on_bad_row="skip", rejects=str(tmp_path / "run")))
+    assert (tmp_path / "run/rows.jsonl.rejects.jsonl").read_text() == Path(f"{path}.rejects.jsonl").read_text()
 
 
 def test_a_one_sided_first_row_names_the_missing_side(tmp_path, contract):
@@ -75,7 +80,7 @@ def test_a_pair_with_one_side_over_the_limit_is_refused_or_left_out_whole(tmp_pa
     assert "no side is ever cut" in caught.value.hint
     data = load_pairs(path, contract, PreferenceRules(limit=400, on_too_long="drop"))
     assert (data.counts["rows"], data.counts["rows_too_long"]) == (2, 1)
-    assert [item.rows for item in data.items] == [(0,), (2,)]
+    assert [item.rows for item in data.items] == [(1,), (3,)]
 
 
 def test_a_prompt_that_encodes_to_no_prefix_is_refused_by_name(tmp_path, contract):
@@ -86,7 +91,7 @@ def test_a_prompt_that_encodes_to_no_prefix_is_refused_by_name(tmp_path, contrac
     prompt = contract.encode(loaded.records[0].prompt, add_generation_prompt=True)
     assert np.array_equal(loaded.items[0].sequences[0].input_ids[:start], prompt)
     broken = ChatContract(merging.tokenizer, merging.template.replace("'<|im_start|>assistant\n'", "'<|im_start|>model\n'"))
-    with pytest.raises(DataError, match=r"rows.jsonl: .*row 0"):
+    with pytest.raises(DataError, match=r"rows.jsonl: .*row 1:"):
         load_pairs(path, broken, RULES)
 
 

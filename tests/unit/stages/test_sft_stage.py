@@ -136,6 +136,15 @@ def test_rows_longer_than_the_limit_stop_the_run_or_are_left_out_and_counted(tmp
     assert "left out: 1 too long" in heard.lines[0]
 
 
+def test_rows_set_aside_are_told_with_the_file_they_went_to(tmp_path, model):
+    heard, config = Heard(), configure(tmp_path, on_bad_row="skip", training={"max_steps": 1, "sequences_per_step": 6})
+    with open(config.data, "a") as stream:
+        stream.write("{broken\n")
+    run_sft(config, model, tmp_path / "run", progress=heard)
+    assert heard.lines[0].endswith(f"; set aside: 1, in {config.data}.rejects.jsonl")
+    assert "{broken" in (tmp_path / "rows.jsonl.rejects.jsonl").read_text()
+
+
 def test_rows_that_train_nothing_stop_the_run_or_are_left_out_and_counted(tmp_path, model):
     silent = json.dumps({"messages": [{"role": "user", "content": "Hm?"}, {"role": "assistant", "content": "x", "weight": 0}]})
     config = configure(tmp_path)
