@@ -7,7 +7,7 @@ from pathlib import Path
 from posttrain.config import file_hash, read_yaml
 from posttrain.evaluation import Suite
 from posttrain.recipes.curation import curate, describe_data, pairs_of_judgements
-from posttrain.recipes.origins import Origins
+from posttrain.recipes.origins import Origins, deciding_versions
 from posttrain.recipes.recipe import LoadedRecipe, StageEntry
 from posttrain.recipes.steps import Outputs, StepResult, Steps
 
@@ -24,13 +24,14 @@ def prepare_data(
         "settings": {key: value for key, value in entry.settings.items() if key in ("mask", "on_bad_row")},
         "start": start.key,
         "policy": file_hash(loaded.at(loaded.recipe.policy)),
+        "versions": deciding_versions(),
     }
     if entry.labels is not None:
         labels = entry.labels
         judged = steps.do(
             f"labels-{entry.name}",
             f"labels for {entry.name}: agreement, annotators, pairs",
-            {"data": inputs["data"], "card": inputs["card"], "labels": labels.dump()},
+            {"data": inputs["data"], "card": inputs["card"], "labels": labels.dump(), "versions": deciding_versions()},
             lambda folder: pairs_of_judgements(labels, source, folder, steps.display),
         )
         inputs["labels"] = judged.key

@@ -10,7 +10,7 @@ from posttrain.errors import ConfigError, suggest
 from posttrain.evaluation import Suite
 from posttrain.recipes.data_steps import prepare_data
 from posttrain.recipes.model_steps import RunSoFar, evaluate_step, train_step
-from posttrain.recipes.origins import Origins, record_origins, record_start_model
+from posttrain.recipes.origins import Origins, deciding_versions, record_origins, record_start_model
 from posttrain.recipes.recipe import LoadedRecipe
 from posttrain.recipes.report import write_recipe_report
 from posttrain.recipes.start_model import prepare_start_model, start_model_inputs
@@ -105,7 +105,7 @@ def _check_reward_roles(loaded: LoadedRecipe, suites: Sequence[Suite]) -> None:
 
 def _judge(steps: Steps, gate: Gate, before: StepResult, after: StepResult, origins: Origins | None) -> StepResult:
     """The gate over the last evaluation against the start model's."""
-    inputs = {"gate": content_hash(gate.config.dump()), "before": before.key, "after": after.key}
+    inputs = {"gate": content_hash(gate.config.dump()), "before": before.key, "after": after.key, "versions": deciding_versions()}
 
     def work(folder: Path) -> Outputs:
         assert origins is not None
