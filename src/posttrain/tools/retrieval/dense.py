@@ -1,5 +1,6 @@
 """Search by vectors: any embedding callable, exact cosine by brute force, the vectors mapped from disk."""
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -24,13 +25,9 @@ class Dense(Backend):
 
     def __init__(self, store: PassageStore, vectors: NDArray[np.float32], embed: Embed) -> None:
         self._vectors, self._embed = vectors, embed
-        self._first: dict[int, int] = {}
-        """First row of each scope."""
-        row = 0
-        for scope, count in store.execute(f"SELECT number >> {SCOPE_BITS}, count(*) FROM passages GROUP BY 1 ORDER BY 1"):
-            self._first[scope] = row
-            row += count
-        self._ends = dict(zip(self._first, [*list(self._first.values())[1:], row], strict=True))
+        self._starts = [0, *itertools.accumulate(store.scope_sizes())]
+        """First row of each scope, and the number of all rows."""
+        row = self._starts[-1]
         if len(vectors) != row:
             raise DataError(f"{len(vectors)} vectors for {row} passages", hint="build the index again")
 
@@ -84,8 +81,8 @@ class Dense(Backend):
         if vector.shape != self._vectors.shape[1:]:
             raise ConfigError(f"the embedding callable gave {len(vector)} numbers, the index has {self._vectors.shape[1]}")
         found: list[tuple[int, float]] = []
-        for scope in (scope for scope in scopes if scope in self._first):
-            first, end = self._first[scope], self._ends[scope]
+        for scope in scopes:
+            first, end = self._starts[scope : scope + 2]
             for begin in range(first, end, BLOCK):
                 scores = self._vectors[begin : min(begin + BLOCK, end)] @ vector
                 best = np.argpartition(-scores, min(k, len(scores)) - 1)[:k]

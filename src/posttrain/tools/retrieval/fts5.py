@@ -68,9 +68,8 @@ class Fts5(Backend):
         return cls(store)
 
     def _count_now(self, word: str) -> int:
-        """Passages that hold a word, counted up to :data:`MAX_SCORED` + 1."""
-        statement = "SELECT count(*) FROM (SELECT 1 FROM words WHERE words MATCH ? LIMIT ?)"
-        return int(self._store.execute(statement, (f'"{word}"', MAX_SCORED + 1))[0][0])
+        """Passages that hold a word."""
+        return int(self._store.execute("SELECT count(*) FROM words WHERE words MATCH ?", (f'"{word}"',))[0][0])
 
     def search(self, query: str, k: int, scopes: Sequence[int]) -> list[tuple[int, float]]:
         """The best ``k``: (passage number, score), best first."""

@@ -170,7 +170,7 @@ class Index:
         self._store = store
         self._backend = backend
         self._tenants = [name for name, _ in manifest.tenants]
-        self._scopes = {name: scope for scope, name in enumerate(self._tenants)}
+        self._scopes = {name: scope for scope, (name, count) in enumerate(manifest.tenants) if count}
 
     @property
     def version(self) -> str:

@@ -85,6 +85,16 @@ class PassageStore:
             raise DataError(f"{self.path or 'index in memory'}: passage {missing[0]} is not there", hint="build the index again")
         return [_passage(found[number], tenants) for number in numbers]
 
+    def scope_sizes(self) -> list[int]:
+        """Passages of each scope."""
+        last = self.execute("SELECT max(number) FROM passages")[0][0]
+        sizes = []
+        for scope in range((last >> SCOPE_BITS) + 1 if last is not None else 0):
+            bounds = (scope << SCOPE_BITS, ((scope + 1) << SCOPE_BITS) - 1)
+            highest = self.execute("SELECT max(number) FROM passages WHERE number BETWEEN ? AND ?", bounds)[0][0]
+            sizes.append(highest - bounds[0] + 1 if highest is not None else 0)
+        return sizes
+
     def content_hash(self) -> str:
         """SHA-256 (hex) over every document's hash and every passage, in order; streamed."""
         digest = sha256()

@@ -25,7 +25,8 @@ class TantivyIndex(Backend):
 
     version = str(tantivy.__version__)
 
-    def __init__(self, index: "tantivy.Index") -> None:
+    def __init__(self, store: PassageStore, index: "tantivy.Index") -> None:
+        self._all_scopes = set(range(len(store.scope_sizes())))
         self._index = index
         self._searcher = index.searcher()
         self._lock = threading.Lock()
@@ -56,13 +57,13 @@ class TantivyIndex(Backend):
         writer.commit()
         writer.wait_merging_threads()
         index.reload()
-        return cls(index)
+        return cls(store, index)
 
     @classmethod
     def open(cls, store: PassageStore, folder: Path, embed: Embed | None) -> Self:
         """Open ``folder/tantivy``."""
         try:
-            return cls(tantivy.Index.open(str(folder / FOLDER)))
+            return cls(store, tantivy.Index.open(str(folder / FOLDER)))
         except (ValueError, OSError) as error:
             raise DataError(f"{folder / FOLDER}: cannot be read as an index: {error}", hint="build the index again") from None
 
@@ -74,17 +75,20 @@ class TantivyIndex(Backend):
         try:
             with self._lock:
                 wanted = self._index.parse_query(" ".join(f'"{word}"' for word in words), ["text"])
-                within = tantivy.Query.term_set_query(self._index.schema, "scope", list(scopes))
-                both = [(tantivy.Occur.Must, wanted), (tantivy.Occur.Must, tantivy.Query.const_score_query(within, 0.0))]
-                hits = self._searcher.search(tantivy.Query.boolean_query(both), k).hits
-                return top(((self._searcher.doc(address)["number"][0], float(score)) for score, address in hits), k)
+                if set(scopes) != self._all_scopes:  # only where it is needed: it keeps tantivy from skipping what cannot be among the best
+                    within = tantivy.Query.term_set_query(self._index.schema, "scope", list(scopes))
+                    both = [(tantivy.Occur.Must, wanted), (tantivy.Occur.Must, tantivy.Query.const_score_query(within, 0.0))]
+                    wanted = tantivy.Query.boolean_query(both)
+                hits = self._searcher.search(wanted, k, count=False).hits
+                numbers = self._searcher.fast_field_values("number", [address for _, address in hits])
+                return top(zip(numbers, (float(score) for score, _ in hits), strict=True), k)
         except (ValueError, OSError) as error:
             raise DataError(f"the tantivy index cannot be searched: {error}", hint="build the index again") from None
 
 
 def _schema() -> "tantivy.Schema":
     builder = tantivy.SchemaBuilder()
-    builder.add_unsigned_field("number", stored=True)
+    builder.add_unsigned_field("number", fast=True)
     builder.add_unsigned_field("scope", indexed=True)
     builder.add_text_field("text", stored=False, tokenizer_name=TOKENIZER)
     return builder.build()
