@@ -101,7 +101,13 @@ def test_the_verdict_rests_on_the_two_metrics(project, finished):
     (verdict,) = project.glob("runs/preference/*-gate/verdict.json")
     assert gate["outputs"]["verdict"] == finished["verdict"]
     reading = json.loads(verdict.read_text())["two_metric"]["overall"]
-    assert {figure["metric"] for figure in reading["figures"]} >= {"preferred_margin", "reward_held_out", "drift"}
+    figures = {figure["metric"]: figure for figure in reading["figures"]}
+    assert figures.keys() >= {"preferred_margin", "reward_held_out", "drift"}
+    for name in ("reward", "held-out"):
+        (file,) = project.glob(f"runs/preference/*-{name}/evaluation.json")
+        at_chance = json.loads(file.read_text())["slices"]["all"]["accuracy"]["low"] <= 0.5
+        score = figures[{"reward": "reward", "held-out": "reward_held_out"}[name]]
+        assert score["reason"].startswith(f"not evidence: the reward model '{name}'") is at_chance
 
 
 @pytest.mark.xdist_group("preference-recipe")

@@ -15,7 +15,10 @@ from posttrain.recipes.origins import Origins, deciding_versions
 from posttrain.recipes.recipe import LoadedRecipe, StageEntry, stage_files, with_files
 from posttrain.recipes.start_model import folder_fingerprint
 from posttrain.recipes.steps import Outputs, StepResult, Steps
+from posttrain.release import REWARD_MODELS_FILE
+from posttrain.rewards.evaluation import ALL
 from posttrain.stages import STAGES
+from posttrain.stages.reward_model import EVALUATION_FILE
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +60,10 @@ def evaluate_step(run: RunSoFar, suite: Suite, model: StepResult, name: str) -> 
             trained_at=model.outputs.get("trained_at"),
             models=models if suite.needs_models else None,
         )
+        if roles:
+            write_json(result.folder / REWARD_MODELS_FILE, _reward_figures(suite, roles))
         content = {"name": f"{suite.config.name} on {name}", "suite": suite.hash, "generator": dict(generator.identity)}
-        names = ("results.jsonl", "summary.json", "model_scores.jsonl")
+        names = ("results.jsonl", "summary.json", "model_scores.jsonl", REWARD_MODELS_FILE)
         files = [result.folder / name for name in names if (result.folder / name).is_file()]
         parents = [model.outputs["lineage"], run.origins.suites[suite.path], *(step.outputs["lineage"] for step in roles.values())]
         return {"results": str(result.folder), "lineage": run.origins.store.put("evaluation", content, parents=parents, files=files)}
@@ -118,6 +123,18 @@ def train_step(run: RunSoFar, entry: StageEntry, model: StepResult, data: StepRe
         }
 
     return run.steps.do(f"{number + 1}-{entry.name}", f"{entry.name}: train", inputs, work)
+
+
+def _reward_figures(suite: Suite, roles: Mapping[str, StepResult]) -> dict[str, Any]:
+    """How well the models behind a suite's reward scores do on their own test pairs; those without any are left out."""
+    found: dict[str, Any] = {}
+    for scorer in suite.scorers:
+        file = roles[scorer.reward_role].folder / EVALUATION_FILE if scorer.reward_role else None
+        every = json.loads(file.read_text(encoding="utf-8")).get("slices", {}).get(ALL) if file and file.is_file() else None
+        if every:
+            figures = {"model": scorer.reward_role, "pairs": every["pairs"], "accuracy": every["accuracy"]}
+            found |= dict.fromkeys(scorer.outputs, figures)
+    return found
 
 
 def _as_one_model(model: StepResult, folder: Path) -> Path:

@@ -20,10 +20,12 @@ from posttrain.release.gate import (
 from posttrain.release.judge import judge
 from posttrain.release.junit import write_junit
 from posttrain.release.report import ReportSection, write_report
+from posttrain.release.reward_evidence import REWARD_MODELS_FILE
 from posttrain.release.two_metrics import Change, Reading, TwoMetricReading, read_changes, read_two_metrics
 from posttrain.release.verdict import Check, Comparison, SampleChange, Verdict, verdict_lines
 
 __all__ = [
+    "REWARD_MODELS_FILE",
     "Change",
     "Check",
     "Comparison",

@@ -9,6 +9,7 @@ from posttrain.evaluation import EvaluationResult, rate_of
 from posttrain.metrics import paired_difference
 from posttrain.release.checks import evidence_check, groups_of, non_inferiority_checks, threshold_checks, unscored_checks
 from posttrain.release.gate import GOOD, Gate, GateConfig
+from posttrain.release.reward_evidence import discount, not_evidence
 from posttrain.release.samples import Key, good_score, scores_of
 from posttrain.release.two_metrics import Finding, TwoMetricReading, read_two_metrics
 from posttrain.release.verdict import Check, Comparison, Outcome, SampleChange, Verdict, overall
@@ -24,12 +25,13 @@ def judge(candidate: EvaluationResult | str | Path, baseline: EvaluationResult |
     before = baseline if isinstance(baseline, EvaluationResult) else EvaluationResult.load(baseline)
     check_comparable(after, before, gate)
     config = gate.config
-    reading = read_two_metrics(after, before, config) if config.two_metric else None
+    weak = not_evidence(after, config)
+    reading = read_two_metrics(after, before, config, weak) if config.two_metric else None
     checks = (
         *unscored_checks(after, before, gate),
         evidence_check(gate),
-        *(check for criterion in config.criteria for check in threshold_checks(criterion, after, gate)),
-        *(check for test in config.non_inferiority for check in non_inferiority_checks(test, after, before, gate)),
+        *(discount(check, weak) for criterion in config.criteria for check in threshold_checks(criterion, after, gate)),
+        *(discount(check, weak) for test in config.non_inferiority for check in non_inferiority_checks(test, after, before, gate)),
         *([_two_metric_check(reading)] if reading else []),
     )
     return Verdict(
@@ -51,7 +53,8 @@ def _two_metric_check(reading: TwoMetricReading) -> Check:
     overall = reading.overall
     outcome = _OUTCOMES.get(overall.verdict, "inconclusive")
     n = min(figure.num_samples for figure in overall.figures)
-    reason = f"{overall.verdict}: {overall.reason}"
+    weak = "; ".join(dict.fromkeys(figure.text for figure in overall.figures if figure.reason.startswith("not evidence")))
+    reason = f"{overall.verdict}: {overall.reason}" + (f"; {weak}" if weak else "")
     return Check("two_metric", "targets and guardrails", "", outcome, "a real improvement", reason, role="target", num_samples=n)
 
 

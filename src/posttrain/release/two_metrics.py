@@ -155,10 +155,13 @@ class TwoMetricReading:
         return lines
 
 
-def read_two_metrics(candidate: EvaluationResult, baseline: EvaluationResult, config: GateConfig) -> TwoMetricReading:
+def read_two_metrics(
+    candidate: EvaluationResult, baseline: EvaluationResult, config: GateConfig, problems: Mapping[str, str] | None = None
+) -> TwoMetricReading:
     """Read two evaluations of one suite under the gate's ``two_metric`` section, whole and by slice.
 
-    Raises ConfigError when the gate has no such section or the evaluations are of different suites.
+    ``problems``: metrics that are no evidence, and why; their figures are ``unknown``. Raises ConfigError when the gate has no such
+    section or the evaluations are of different suites.
     """
     if config.two_metric is None:
         raise ConfigError(f"gate {config.name} has no two_metric section", hint="declare targets and guardrails in the gate file")
@@ -167,18 +170,11 @@ def read_two_metrics(candidate: EvaluationResult, baseline: EvaluationResult, co
             f"{candidate.folder} and {baseline.folder} are results of different suites", hint="evaluate both models on one suite"
         )
     names = dict.fromkeys(name for case in candidate.cases.values() for name in case.slices)
-    changes = _changes(candidate, baseline, config, "")
-    overall = read_changes(changes, config.two_metric, min_samples=config.min_samples, confidence=config.confidence)
-    slices = tuple(
-        read_changes(
-            _changes(candidate, baseline, config, name),
-            config.two_metric,
-            min_samples=config.min_samples,
-            confidence=config.confidence,
-            slice_name=name,
-        )
-        for name in names
-    )
+    changes_in = partial(_changes, candidate, baseline, config, problems or {})
+    changes = changes_in("")
+    read = partial(read_changes, config=config.two_metric, min_samples=config.min_samples, confidence=config.confidence)
+    overall = read(changes)
+    slices = tuple(read(changes_in(name), slice_name=name) for name in names)
     return TwoMetricReading(overall, slices, _telling_rows(overall, changes))
 
 
@@ -344,9 +340,12 @@ def _guardrail_text(change: Change) -> str:
 # ---- from results ----------------------------------------------------------------------------------------------------------
 
 
-def _changes(candidate: EvaluationResult, baseline: EvaluationResult, config: GateConfig, slice_name: str) -> list[Change]:
+def _changes(
+    candidate: EvaluationResult, baseline: EvaluationResult, config: GateConfig, problems: Mapping[str, str], slice_name: str
+) -> list[Change]:
     assert config.two_metric is not None
-    return [_change(spec, candidate, baseline, config, slice_name) for spec in config.two_metric.entries]
+    changes = [_change(spec, candidate, baseline, config, slice_name) for spec in config.two_metric.entries]
+    return [replace(change, problem=problems.get(change.spec.metric, "")) for change in changes]
 
 
 def _change(
