@@ -6,9 +6,8 @@ forced, and the next token of every row whose tokens before are computed.
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,73 +16,17 @@ from jaxtyping import Float
 from torch import Tensor
 
 from posttrain.errors import InfrastructureError, ModelError
-from posttrain.generation.cache import ATTENTION_NAME, CacheTooLarge, KeyValues, RowRun, Segment, StepPlan, register
+from posttrain.generation.cache import ATTENTION_NAME, CacheTooLarge, Family, KeyValues, RowRun, Segment, StepPlan, register
 from posttrain.generation.protocol import RowConstraint
-from posttrain.generation.sampling import UniformStream, choose_tokens, logprobs_of
-from posttrain.generation.slots import Extent, Slots, progressions
-from posttrain.generation.text import TextStream
-from posttrain.records import SamplingSettings
+from posttrain.generation.row import Row
+from posttrain.generation.sampling import choose_tokens, logprobs_of
+from posttrain.generation.slots import Extent, Slots, families, progressions
 
 PREFILL_TOKENS = 1024
 """Prompt tokens in one pass while no row waits for its next token: bounds the memory of activations."""
 LEAST_PREFILL_TOKENS = 16
 EXTENTS_PER_ROW = 2
 """Running and finished requests whose keys and values are kept, for each row that may run."""
-
-
-@dataclass(eq=False, slots=True)
-class Row:
-    """One request. ``tokens``: prompt ids and then the generated ones; ``limit``: how many may be generated.
-
-    ``on_end`` is called once, when the row leaves: finished, cancelled, or with ``error``.
-    """
-
-    tokens: list[int]
-    sampling: SamplingSettings
-    limit: int
-    constraint: RowConstraint | None = None
-    stream: TextStream | None = None
-    on_end: Callable[["Row"], None] | None = None
-    num_prompt: int = 0
-    logprobs: list[float] = field(default_factory=list)
-    submitted: float = 0.0
-    started: float = 0.0
-    seconds: float = 0.0
-    finish_reason: str = ""
-    is_cancelled: bool = False
-    error: Exception | None = None
-    uniforms: UniformStream | None = None
-    extent: Extent | None = None
-    donor: Extent | None = None
-    """A running request that is about to compute the beginning of this one: ``num_shared`` tokens."""
-    num_shared: int = 0
-    num_copied: int = 0
-    num_computed: int = 0
-    num_forced: int = 0
-
-    def __post_init__(self) -> None:
-        self.num_prompt = len(self.tokens)
-        self.submitted = time.perf_counter()
-        if self.sampling.temperature > 0:
-            self.uniforms = UniformStream(self.sampling.seed)
-
-    @property
-    def generated(self) -> list[int]:
-        """Ids generated so far, the ending one included."""
-        return self.tokens[self.num_prompt :]
-
-    @property
-    def is_over(self) -> bool:
-        """Nothing is left to do."""
-        return bool(self.finish_reason) or self.is_cancelled or self.error is not None
-
-    def take(self, token: int, end_ids: frozenset[int]) -> None:
-        """Add a token and decide whether the row is finished."""
-        self.tokens.append(token)
-        if token in end_ids or (self.stream is not None and self.stream.push(token)):
-            self.finish_reason = "stop"
-        elif len(self.tokens) - self.num_prompt >= self.limit:
-            self.finish_reason = "length"
 
 
 class Batch:
@@ -104,6 +47,8 @@ class Batch:
         self._rows: list[Row] = []
         self.num_running = 0
         """Rows that held a place in the last pass."""
+        self._families: list[tuple[list[Row], int]] = []
+        """The rows of the last pass and how many tokens each group has in common."""
         self._most_rows = num_rows
         self._scale = 1
         """By how much pieces of prompts are smaller since memory ran out."""
@@ -238,7 +183,7 @@ class Batch:
 
     def _run_pass(self) -> None:
         segments, ready = self._plan()
-        ready.sort(key=_place)
+        ready = self._arrange(ready)
         logits = self._forward(segments, ready)
         for row, segment in segments:
             self._count(row, segment.end)
@@ -246,6 +191,15 @@ class Batch:
             self._count(row, len(row.tokens))
         if ready:
             self._advance(ready, logits)
+
+    def _arrange(self, ready: Sequence[Row]) -> list[Row]:
+        """Rows with a common beginning next to each other, and there by their places. Found anew when other rows run."""
+        if set(ready) != {row for rows, _ in self._families for row in rows}:
+            found = families([row.tokens[:-1] for row in ready])
+            self._families = [(sorted((ready[index] for index in indices), key=lambda row: row.place), shared) for indices, shared in found]
+            alone = sorted((row for rows, shared in self._families if not shared for row in rows), key=lambda row: row.place)
+            self._families = [*((rows, shared) for rows, shared in self._families if shared), *([(alone, 0)] if alone else [])]
+        return [row for rows, _ in self._families for row in rows]
 
     @staticmethod
     def _count(row: Row, end: int) -> None:
@@ -264,10 +218,14 @@ class Batch:
             bases.extend([segment.base] * (segment.end - segment.start))
         ids.extend(row.tokens[-1] for row in rows)
         positions.append(np.array([len(row.tokens) - 1 for row in rows], np.int64))
-        bases.extend(_place(row)[1] for row in rows)
+        bases.extend(row.place[1] for row in rows)
         at = torch.from_numpy(np.concatenate(positions)).to(self._device)
         plan = StepPlan(
-            self._cache, [s for _, s in segments], _runs(rows), at + torch.tensor(bases, device=self._device), at[len(ids) - len(rows) :]
+            self._cache,
+            [s for _, s in segments],
+            [_family(*family) for family in self._families],
+            at + torch.tensor(bases, device=self._device),
+            at[len(ids) - len(rows) :],
         )
         output = self._model(
             input_ids=torch.tensor([ids], device=self._device),
@@ -339,20 +297,15 @@ class Batch:
             self._waiting.appendleft(row)
 
 
-def _place(row: Row) -> tuple[int, int]:
-    """(size, start) of a running row's extent."""
-    return (row.extent.size, row.extent.start) if row.extent is not None else (0, 0)
-
-
-def _runs(rows: Sequence[Row]) -> list[RowRun]:
-    """Sorted rows as few strided views of the cache."""
+def _family(rows: Sequence[Row], shared: int) -> Family:
+    """Rows sorted by place, as few strided views of the cache."""
     runs: list[RowRun] = []
     first = 0
-    for number, stride in progressions([_place(row) for row in rows]):
+    for number, stride in progressions([row.place for row in rows]):
         some = rows[first : first + number]
-        runs.append(RowRun(number, _place(some[0])[1], stride, max(len(row.tokens) for row in some)))
+        runs.append(RowRun(number, some[0].place[1], stride, max(len(row.tokens) for row in some), shared))
         first += number
-    return runs
+    return Family(len(rows), rows[0].place[1], shared, runs)
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -77,24 +77,38 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class RowRun:
-    """``number`` rows of the pass whose positions begin at ``base``, ``base + stride``, ...; the longest of them has ``length`` tokens."""
+    """``number`` rows of the pass whose positions begin at ``base``, ``base + stride``, ...; the longest of them has ``length`` tokens.
+
+    The first ``shared`` of them are those of its family.
+    """
 
     number: int
     base: int
     stride: int
     length: int
+    shared: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """``number`` rows of the pass, in ``runs``, that have their first ``shared`` tokens in common; they are read at ``base``."""
+
+    number: int
+    base: int
+    shared: int
+    runs: Sequence[RowRun]
 
 
 @dataclass(slots=True)
 class StepPlan:
-    """What one forward pass computes: ``segments`` one after the other, then the last token of every row, in ``runs``.
+    """What one forward pass computes: ``segments`` one after the other, then the last token of every row, in ``families``.
 
     ``places`` (int64 [token]): where in the cache each token's keys and values go. ``positions`` (int64 [row]): each row's last position.
     """
 
     cache: KeyValues
     segments: Sequence[Segment]
-    runs: Sequence[RowRun]
+    families: Sequence[Family]
     places: Int[Tensor, " token"]
     positions: Int[Tensor, " row"]
     layers_run: set[int] = field(default_factory=set)
@@ -119,20 +133,49 @@ class StepPlan:
             mask = self._segment_mask(number, groups, window, query)
             seen = _attention(asked, keys[None, :, held], values[None, :, held], mask, scale, softcap)
             out[rows] = seen.view(kv_heads, groups, -1, value.shape[3]).permute(2, 0, 1, 3)
+        asked = query[0, :, offset:].view(kv_heads, groups, -1, query.shape[3]).permute(2, 0, 1, 3)
+        may_share = not (window or softcap) and query.device.type == "cpu" and query.shape[3] == value.shape[3]
         first = 0
-        for number, run in enumerate(self.runs):
-            rows = slice(offset + first, offset + first + run.number)
-            asked = query[0, :, rows].transpose(0, 1).reshape(run.number, kv_heads, groups, query.shape[3])
-            mask = self._row_mask(number, first, window, query)
-            out[rows] = _attention(asked, _strided(keys, run), _strided(values, run), mask, scale, softcap)
-            first += run.number
+        for family in self.families:
+            if family.shared and may_share:
+                rows = slice(first, first + family.number)
+                out[offset:][rows] = self._attend_family(family, first, asked[rows], keys, values, scale)
+                first = rows.stop
+                continue
+            for run in family.runs:
+                rows = slice(first, first + run.number)
+                mask = self._row_mask(run, first, 0, window, query)
+                out[offset:][rows] = _attention(asked[rows], _strided(keys, run, 0), _strided(values, run, 0), mask, scale, softcap)
+                first = rows.stop
         return out.view(1, out.shape[0], kv_heads * groups, value.shape[3])
 
-    def _row_mask(self, number: int, first: int, window: int, like: Tensor) -> Float[Tensor, "row 1 1 length"]:
-        key = (-1, number, window)
+    def _attend_family(
+        self, family: Family, first: int, query: Float[Tensor, "row kv_head group dim"], keys: Tensor, values: Tensor, scale: float
+    ) -> Float[Tensor, "row kv_head group dim"]:
+        """Attend to the common beginning once for all rows and to each row's own tokens; softmax puts both together by their sums."""
+        rows, kv_heads, groups, dim = query.shape
+        held = slice(family.base, family.base + family.shared)
+        together = query.transpose(0, 1).reshape(1, kv_heads, rows * groups, dim)
+        common, common_sum = _flash(together, keys[None, :, held], values[None, :, held], scale=scale)
+        common = common.view(kv_heads, rows, groups, dim).transpose(0, 1)
+        common_sum = common_sum.view(kv_heads, rows, groups).transpose(0, 1)
+        owns, sums = [], []
+        at = 0
+        for run in family.runs:
+            mask = self._row_mask(run, first + at, run.shared, 0, query)
+            some = query[at : at + run.number]
+            own, own_sum = _flash(some, _strided(keys, run, run.shared), _strided(values, run, run.shared), attn_mask=mask, scale=scale)
+            owns.append(own)
+            sums.append(own_sum)
+            at += run.number
+        own = torch.cat(owns) if len(owns) > 1 else owns[0]
+        share = torch.sigmoid(common_sum - (torch.cat(sums) if len(sums) > 1 else sums[0]))[..., None].to(own.dtype)
+        return torch.lerp(own, common, share)
+
+    def _row_mask(self, run: RowRun, first: int, start: int, window: int, like: Tensor) -> Float[Tensor, "row 1 1 length"]:
+        key = (-1, first, start, window)
         if key not in self._masks:
-            run = self.runs[number]
-            at = torch.arange(run.length, device=like.device)
+            at = torch.arange(start, run.length, device=like.device)
             seen = _visible(self.positions[first : first + run.number, None], at, window)
             self._masks[key] = _additive(seen, like)[:, None, None]
         return self._masks[key]
@@ -146,10 +189,17 @@ class StepPlan:
         return self._masks[key]
 
 
-def _strided(tensor: Tensor, run: RowRun) -> Float[Tensor, "row kv_head length head_dim"]:
-    """The positions of a run's rows, without copying."""
+def _flash(query: Tensor, key: Tensor, value: Tensor, **options: Any) -> tuple[Tensor, Tensor]:
+    """Attention and, a query, the logarithm of the sum its softmax was divided by."""
+    out, sums = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(query, key, value, **options)
+    return out, sums
+
+
+def _strided(tensor: Tensor, run: RowRun, start: int) -> Float[Tensor, "row kv_head length head_dim"]:
+    """The positions of a run's rows from ``start`` on, without copying."""
     heads, total, dim = tensor.shape
-    return tensor.as_strided((run.number, heads, run.length, dim), (run.stride * dim, total * dim, dim, 1), run.base * dim)
+    shape = (run.number, heads, run.length - start, dim)
+    return tensor.as_strided(shape, (run.stride * dim, total * dim, dim, 1), (run.base + start) * dim)
 
 
 def _visible(query_at: Tensor, key_at: Tensor, window: int) -> Bool[Tensor, "query key"]:

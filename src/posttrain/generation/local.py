@@ -7,9 +7,10 @@ from typing import Any
 
 from posttrain.chat import CONTRACT_FILE, ChatContract, load_record
 from posttrain.errors import ConfigError, DataError
-from posttrain.generation.batch import EXTENTS_PER_ROW, Batch, Row
+from posttrain.generation.batch import EXTENTS_PER_ROW, Batch
 from posttrain.generation.packing import can_pack, pack_linears
 from posttrain.generation.protocol import ENGINE_VERSION, OnDone, RowConstraint, finish_all
+from posttrain.generation.row import Row
 from posttrain.generation.sampling import check_sampling
 from posttrain.generation.session import Engine, LocalSession
 from posttrain.generation.support import check_model, context_length, folder_hash

@@ -8,8 +8,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from posttrain.errors import InfrastructureError
-from posttrain.generation.batch import Batch, Row, slot_attention_of
+from posttrain.generation.batch import Batch, slot_attention_of
 from posttrain.generation.protocol import OnText, SessionStatistics, Ticket
+from posttrain.generation.row import Row
 from posttrain.records import GenerationRequest
 
 if TYPE_CHECKING:

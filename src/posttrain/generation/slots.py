@@ -4,6 +4,7 @@ A request gets one extent of positions, a power of two of units long and aligned
 rows of one size lie at equal distances. What a finished request computed stays until its place is wanted: least recently used goes first.
 """
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,6 +13,8 @@ from numpy.typing import NDArray
 
 UNIT = 16
 """Positions that are given out together."""
+MIN_READ_ONCE = 64
+"""A beginning common to several running rows is read once for all of them from this many tokens on."""
 MIN_SHARED = 8
 """Fewer tokens in common than this are computed, not copied."""
 ACTIVE = np.iinfo(np.int64).max
@@ -107,6 +110,29 @@ def num_common(first: NDArray[np.int32], second: NDArray[np.int32]) -> int:
     shorter = min(len(first), len(second))
     differs = first[:shorter] != second[:shorter]
     return int(differs.argmax()) if differs.any() else shorter
+
+
+def families(sequences: Sequence[list[int]]) -> list[tuple[list[int], int]]:
+    """Put sequences that begin alike together: (their indices, tokens in common), 0 where that is less than MIN_READ_ONCE.
+
+    The tokens that need not be read again, (members - 1) x (tokens in common) summed over families, are the most there can be.
+    """
+    order = sorted(range(len(sequences)), key=lambda index: sequences[index])
+    arrays = [np.array(sequences[index], np.int32) for index in order]
+    links = [num_common(first, second) for first, second in itertools.pairwise(arrays)]
+
+    def best(start: int, end: int) -> tuple[int, list[tuple[list[int], int]]]:
+        """What is saved among ``order[start:end]``: all as one family, or the best on either side of the weakest link."""
+        if end - start < 2:
+            return 0, [(order[start:end], 0)]
+        weakest = min(range(start, end - 1), key=lambda link: links[link])
+        left, right = best(start, weakest + 1), best(weakest + 1, end)
+        saved = (end - start - 1) * links[weakest]
+        if links[weakest] >= MIN_READ_ONCE and saved >= left[0] + right[0]:
+            return saved, [(order[start:end], links[weakest])]
+        return left[0] + right[0], left[1] + right[1]
+
+    return best(0, len(order))[1] if order else []
 
 
 def progressions(places: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:

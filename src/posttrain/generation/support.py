@@ -8,7 +8,8 @@ import torch
 from posttrain.config import content_hash
 from posttrain.config.base import file_hash
 from posttrain.errors import ModelError
-from posttrain.generation.batch import Batch, Row, slot_attention_of
+from posttrain.generation.batch import Batch, slot_attention_of
+from posttrain.generation.row import Row
 from posttrain.records import SamplingSettings
 
 PROBE_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.02}

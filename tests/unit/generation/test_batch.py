@@ -21,8 +21,10 @@ from transformers import (
 
 from posttrain.errors import ModelError
 from posttrain.generation import batch as batch_module
-from posttrain.generation.batch import Batch, Row, slot_attention_of
+from posttrain.generation import cache as cache_module
+from posttrain.generation.batch import Batch, slot_attention_of
 from posttrain.generation.packing import PackedLinear, can_pack, pack_linears
+from posttrain.generation.row import Row
 from posttrain.generation.support import check_model, context_length
 from posttrain.records import SamplingSettings
 
@@ -117,6 +119,25 @@ def test_a_long_prompt_is_computed_in_several_passes_with_the_same_answer(monkey
     monkeypatch.setattr(batch_module, "PREFILL_TOKENS", 7)
     monkeypatch.setattr(batch_module, "LEAST_PREFILL_TOKENS", 7)
     assert {i: row.generated for i, row in run(model, prompts).items()} == want
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2 with caps", "gemma3", "gpt neox"])
+@pytest.mark.parametrize("num_rows", [3, 7])
+def test_rows_that_read_a_common_beginning_together_say_the_same(family, num_rows, monkeypatch):
+    """Two reports with questions of different lengths, and two prompts of their own, in one batch."""
+    model = build(family)
+    rng = np.random.default_rng(6)
+    reports = [rng.integers(1, VOCAB, n).tolist() for n in (70, 90)]
+    prompts = [[*reports[i % 2], 10 + i, *rng.integers(1, VOCAB, 3 * i).tolist()] for i in range(5)] + draw_prompts()[4:6]
+    calls = []
+    real = cache_module._flash
+    monkeypatch.setattr(cache_module, "_flash", lambda *args, **options: calls.append(args[0].shape) or real(*args, **options))
+    finished = run(model, prompts, num_rows=num_rows)
+    assert bool(calls) == (family in ("llama", "gemma3", "gpt neox"))
+    for i, prompt in enumerate(prompts):
+        ids = torch.tensor([prompt])
+        theirs = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=9 + i, do_sample=False)
+        assert finished[i].generated == theirs[0, len(prompt) :].tolist(), f"{family}, prompt {i}"
 
 
 def test_a_common_beginning_is_computed_once():

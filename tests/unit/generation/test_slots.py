@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from posttrain.generation.slots import MIN_SHARED, UNIT, Slots, num_common, progressions
+from posttrain.generation.slots import MIN_SHARED, UNIT, Slots, families, num_common, progressions
 
 
 def ids(*values):
@@ -106,3 +106,10 @@ def test_rows_of_one_size_at_equal_distances_are_one_run():
     runs = progressions(places)
     assert runs == [(3, 16), (2, 32), (2, 64)]
     assert sum(number for number, _ in runs) == len(places)
+
+
+def test_families_are_where_reading_a_beginning_once_saves_most():
+    report, other = list(range(200)), list(range(1000, 1100))
+    sequences = [[*report, 1], [*other, 7], [*report, 2, 3], [5, 6], [*report[:100], 9], [*other, 8], [*report, 2, 4]]
+    found = {tuple(sorted(members)): shared for members, shared in families(sequences)}
+    assert found == {(0, 2, 6): 200, (4,): 0, (1, 5): 100, (3,): 0}, "(3 - 1) x 200 tokens are more than (4 - 1) x 100"
