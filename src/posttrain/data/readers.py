@@ -1,5 +1,6 @@
 """``read_records``: any accepted file to records, streamed; a bad row stops the reading or is set aside, never lost silently."""
 
+import difflib
 import json
 import re
 from collections.abc import Iterator
@@ -209,12 +210,28 @@ class RecordReader(Iterator[Record]):
             raise DataError(
                 f"the row is '{other[0].name}' ({other[0].kind.__name__}), and {wanted} was asked for", hint="give a file of that kind"
             )
-        accepted = "; ".join(f"{entry.name}: {' '.join(sorted(entry.needs))}" for entry in self._allowed)
-        filled = {column for column, value in row.items() if value is not None}
-        nearest = max(self._allowed, key=lambda entry: len(entry.needs & filled) - len(entry.needs - entry.nullable - filled))
-        lacking = sorted(nearest.needs - nearest.nullable - filled)
-        near = f"; '{nearest.name}' lacks only '{lacking[0]}' (missing or null)" if len(lacking) == 1 and nearest.needs & filled else ""
-        raise DataError(f"the columns ({columns}) are no known shape{near}", hint=f"rename the columns to one of: {accepted}")
+        near = _nearest(row, self._allowed)
+        names = ", ".join(entry.name for entry in self._allowed)
+        hint = f"{'; or '.join(near)}; fill or rename the column" if near else f"the shapes are: {names}; docs/data.md has their columns"
+        raise DataError(f"the columns ({columns}) are no known shape", hint=hint)
+
+
+def _nearest(row: dict[str, Any], allowed: list[Shape]) -> list[str]:
+    """The shapes that need the fewest changes to the row's columns, at most three, each with what it lacks: misspelt, null or not there."""
+    filled = {str(column) for column, value in row.items() if value is not None}
+    found: list[tuple[float, int, str]] = []
+    for entry in allowed:
+        lacking = sorted(entry.needs - entry.nullable - filled)
+        near = {column: difflib.get_close_matches(column, sorted(filled - entry.needs), n=1, cutoff=0.75) for column in lacking}
+        misspelt = {column: names[0] for column, names in near.items() if names}
+        num_known = len(entry.needs & filled) + len(misspelt)
+        if num_known:
+            notes = {c: f" (is '{misspelt[c]}' it?)" if c in misspelt else " (null here)" if c in row else "" for c in lacking}
+            said = " and ".join(f"'{column}'{note}" for column, note in notes.items())
+            cost = len(lacking) - sum(map(bool, notes.values())) / 2
+            found.append((cost, -num_known, f"'{entry.name}' lacks {'only ' if len(lacking) == 1 else ''}{said}"))
+    best = sorted(found)[:3]
+    return [said for *rank, said in best if rank == [*best[0][:2]]]
 
 
 def _reject(row: dict[str, Any] | BadRow, position: int, error: PosttrainError) -> dict[str, Any]:

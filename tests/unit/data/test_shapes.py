@@ -236,3 +236,27 @@ def test_pairs_and_labels_keep_their_answers_where_prompts_are_asked_for(tmp_pat
     path = tmp_path / "rows.jsonl"
     path.write_text(json.dumps({"prompt": "hi", "chosen": "hello", "rejected": "what"}) + "\n")
     assert isinstance(next(read_for_prompts(path)), PreferencePair)
+
+
+@pytest.mark.parametrize(
+    ("row", "hint"),
+    [
+        ({"prompt": "a", "chosne": "b", "rejected": "c"}, "'preference' lacks only 'chosen' (is 'chosne' it?); fill or rename the column"),
+        ({"prompt": "a", "chosen": "b", "rejected": None}, "'preference' lacks only 'rejected' (null here); fill or rename the column"),
+        ({"chosen": "b"}, "'preference' lacks only 'rejected'; fill or rename the column"),
+        ({"instruction": "a", "outptu": "b"}, "'alpaca' lacks only 'output' (is 'outptu' it?); fill or rename the column"),
+        ({"prompt": "a", "steps": ["b"]}, "'steps' lacks only 'labels'; fill or rename the column"),
+    ],
+)
+def test_an_unknown_row_is_told_the_nearest_shape_and_what_it_lacks(tmp_path, row, hint):
+    with pytest.raises(DataError, match="no known shape") as caught:
+        read(tmp_path, row)
+    assert caught.value.hint == hint
+
+
+def test_a_row_near_to_no_shape_is_told_their_names_alone(tmp_path):
+    with pytest.raises(DataError) as caught:
+        read(tmp_path, {"foo": 1}, kind="preference_pair")
+    assert caught.value.hint.startswith("the shapes are: ")
+    assert "alpaca," not in caught.value.hint
+    assert len(caught.value.hint) < 200
