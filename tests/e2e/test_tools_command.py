@@ -18,6 +18,7 @@ def get_balance(account: str) -> dict:
     Args:
         account: four digits
     """
+    print("looking")
     return {"account": account, "balance": 100}
 
 
@@ -71,6 +72,8 @@ def test_call_answers_as_a_model_would_read_it_and_the_record_is_verified(file, 
     first, second = (posttrain("call", file, "request_transfer", arguments, "--role", "treasurer", *options, "--json") for _ in range(2))
     assert [json.loads(done.stdout)["status"] for done in (first, second)] == ["ok", "repeated"]
     assert log.read_text() == "x 5.0\n"
+    read = posttrain("call", file, "get_balance", '{"account": "1000"}', "--json")
+    assert (json.loads(read.stdout)["content"], read.stderr) == ('{"account": "1000", "balance": 100}', "looking\n")
 
     head = AuditLog(audit).head
     verified = posttrain("audit", "verify", audit, "--head", head)
@@ -94,9 +97,7 @@ def test_call_answers_as_a_model_would_read_it_and_the_record_is_verified(file, 
     [
         (("show", "none.py"), "none.py: no such file"),
         (("call", "FILE", "get_balance", "{account}"), "the arguments are not JSON"),
-        (("check", "FILE", "--against", "none.json"), "none.json: no such file"),
         (("audit", "verify", "none.jsonl"), "no such audit log"),
-        (("show", "mcp:"), "neither a URL nor a command"),
     ],
 )
 def test_mistakes_get_one_message_and_exit_code_2(file, arguments, said):

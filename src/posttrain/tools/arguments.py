@@ -11,6 +11,7 @@ from posttrain.tools.failures import InvalidArguments
 from posttrain.tools.schema import validator_of
 
 MAX_PROBLEMS = 8
+_ALTERNATIVES = ("anyOf", "oneOf", "allOf")
 _BOUNDS = {
     "minimum": ">= {}",
     "exclusiveMinimum": "> {}",
@@ -71,10 +72,23 @@ def describe(schema: Any) -> str:
     return " ".join(words)
 
 
-def hide_secrets(parameters: Mapping[str, Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """``arguments`` with the values of password-like parameters (``format: password`` or ``writeOnly``) replaced by ``(hidden)``."""
-    properties = parameters.get("properties", {})
-    return {name: "(hidden)" if _is_secret(properties.get(name)) else value for name, value in arguments.items()}
+def hide_secrets(schema: Any, value: Any, root: Any = None) -> Any:
+    """``value`` with what ``schema`` calls secret (``format: password`` or ``writeOnly``), at any depth, replaced by ``(hidden)``."""
+    root = schema if root is None else root
+    if not isinstance(schema, Mapping):
+        return value
+    if _is_secret(schema):
+        return "(hidden)"
+    if isinstance(value, (dict, list)):
+        name = str(schema.get("$ref", "")).removeprefix("#/$defs/")
+        for part in [root.get("$defs", {}).get(name), *(option for key in _ALTERNATIVES for option in schema.get(key, ()))]:
+            value = hide_secrets(part, value, root)
+    if isinstance(value, dict):
+        properties = schema.get("properties", {})
+        return {name: hide_secrets(properties.get(name), item, root) for name, item in value.items()}
+    if isinstance(value, list):
+        return [hide_secrets(schema.get("items"), item, root) for item in value]
+    return value
 
 
 def _sentences(error: ValidationError) -> list[str]:
@@ -115,7 +129,7 @@ def _of_the_meant_option(error: ValidationError) -> list[str]:
 def _is_secret(schema: Any) -> bool:
     if not isinstance(schema, Mapping):
         return False
-    options = [option for key in ("anyOf", "oneOf", "allOf") for option in schema.get(key, ())]
+    options = [option for key in _ALTERNATIVES for option in schema.get(key, ())]
     return schema.get("format") == "password" or schema.get("writeOnly") is True or any(_is_secret(option) for option in options)
 
 

@@ -35,7 +35,8 @@ class AuditLog:
         """Hash of the last line."""
         self.num_lines = 0
         self._end = 0
-        self._actions: dict[str, dict[int, dict[str, Any]]] = {}
+        self._actions: dict[str, list[tuple[int, int]]] = {}
+        """Where the intents and ends of an episode's actions lie in the file: start and length in bytes."""
         self._lock = threading.Lock()
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -58,7 +59,14 @@ class AuditLog:
         """The intents of an episode's actions, each with the line of its end under ``"done"`` where there is one."""
         with self._lock, self._exclusive():
             self._catch_up()
-            return list(self._actions.get(episode, {}).values())
+            lines = [_parse(os.pread(self._file, length, start)) for start, length in self._actions.get(episode, ())]
+        found: dict[int, dict[str, Any]] = {}
+        for line in lines:
+            if line is not None and line["event"] == "intent":
+                found[line["line"]] = line
+            elif line is not None and line.get("intent") in found:
+                found[line["intent"]]["done"] = line
+        return list(found.values())
 
     def close(self) -> None:
         """Close the file."""
@@ -78,12 +86,12 @@ class AuditLog:
                     self.num_lines += 1
                     self._write({"event": "recovered", "torn_sha256": hashlib.sha256(raw).hexdigest()})
                     return
-                self._end += len(raw)
                 self.num_lines += 1
                 line = _parse(raw)
                 if line is not None:
-                    self.head = str(line.get("hash", ""))
-                    self._index(line)
+                    self.head = str(line["hash"])
+                    self._index(line, len(raw))
+                self._end += len(raw)
 
     def _write(self, event: Mapping[str, Any]) -> int:
         number = self.num_lines + 1
@@ -92,8 +100,8 @@ class AuditLog:
         body["hash"] = _hash(body)
         raw = json.dumps(body, allow_nan=False).encode() + b"\n"
         self._put(raw)
+        self._index(body, len(raw))
         self.head, self.num_lines, self._end = body["hash"], number, self._end + len(raw)
-        self._index(body)
         return number
 
     def _put(self, raw: bytes) -> None:
@@ -110,12 +118,9 @@ class AuditLog:
                 f"the audit log {self.path} cannot be written: {what}", hint="nothing is done without its record; make room and go on"
             ) from None
 
-    def _index(self, line: Mapping[str, Any]) -> None:
-        episode = self._actions.setdefault(str(line.get("episode")), {})
-        if line.get("event") == "intent":
-            episode[int(line["line"])] = dict(line)
-        elif line.get("event") == "done" and line.get("intent") in episode:
-            episode[line["intent"]]["done"] = dict(line)
+    def _index(self, line: Mapping[str, Any], length: int) -> None:
+        if line.get("event") in ("intent", "done"):
+            self._actions.setdefault(str(line.get("episode")), []).append((self._end, length))
 
 
 class _FileLock:

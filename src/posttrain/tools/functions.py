@@ -11,6 +11,7 @@ from pydantic.fields import FieldInfo
 
 from posttrain.errors import ConfigError
 from posttrain.tools.access import Caller
+from posttrain.tools.arguments import hide_secrets
 from posttrain.tools.docstrings import read_docstring
 from posttrain.tools.failures import InvalidArguments
 from posttrain.tools.schema import DATA_KEYWORDS
@@ -22,9 +23,10 @@ _FIRST = ("type", "description", "properties", "items", "anyOf", "enum")  # the 
 class TypedFunction:
     """Calls a function with JSON arguments turned into the types of its hints (dates, enums, models, contained paths)."""
 
-    def __init__(self, function: Callable[..., Any], model: type[BaseModel], caller_argument: str) -> None:
+    def __init__(self, function: Callable[..., Any], model: type[BaseModel], parameters: dict[str, Any], caller_argument: str) -> None:
         self.__wrapped__ = function
         self._model = model
+        self._parameters = parameters
         self._caller_argument = caller_argument
 
     def __call__(self, /, **arguments: Any) -> Any:
@@ -33,7 +35,8 @@ class TypedFunction:
         try:
             checked = self._model.model_validate(arguments)
         except ValidationError as error:
-            raise InvalidArguments([_sentence(problem) for problem in error.errors(include_url=False)]) from None
+            secret = {name for name, shown in hide_secrets(self._parameters, arguments).items() if shown != arguments[name]}
+            raise InvalidArguments([_sentence(problem, secret) for problem in error.errors(include_url=False)]) from None
         values = {str(type(checked).model_fields[field].alias): getattr(checked, field) for field in checked.model_fields_set}
         return self.__wrapped__(**values, **caller)
 
@@ -58,9 +61,10 @@ def _build(function: Callable[..., Any], options: dict[str, Any]) -> Tool:
     name = str(options.pop("name", "") or getattr(function, "__name__", "function"))
     description, about = read_docstring(function.__doc__)
     model, caller_argument = _model_of(function, name, about)
+    parameters = _schema_of(model)
     settings = {"description": description, "caller_argument": caller_argument, **options}
     try:
-        return Tool(name=name, parameters=_schema_of(model), function=TypedFunction(function, model, caller_argument), **settings)
+        return Tool(name=name, parameters=parameters, function=TypedFunction(function, model, parameters, caller_argument), **settings)
     except TypeError as error:
         raise ConfigError(f"tool '{name}': {error}".replace("Tool.__init__() ", ""), hint="options are the fields of Tool") from None
 
@@ -147,8 +151,8 @@ def _contains(node: Any, name: str, definitions: dict[str, Any], seen: set[str])
     return any(_contains(value, name, definitions, seen) for key, value in node.items() if key != "$ref")
 
 
-def _sentence(problem: Any) -> str:
+def _sentence(problem: Any, secret: set[str]) -> str:
     place = ".".join(str(part) for part in problem["loc"]) or "the arguments object"
     message = str(problem["msg"]).removeprefix("Value error, ")
-    shown = repr(problem.get("input"))
+    shown = "(hidden)" if problem["loc"] and problem["loc"][0] in secret else repr(problem.get("input"))
     return f"{place} is {shown if len(shown) <= 80 else shown[:60] + '...'}; {message[:1].lower()}{message[1:]}"

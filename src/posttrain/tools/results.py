@@ -13,7 +13,7 @@ from pydantic_core import PydanticSerializationError, to_jsonable_python
 from posttrain.records import CallStatus, ToolResult
 
 MAX_ERROR_CHARS = 1000
-_SECRET_NAME = re.compile(r"(key|token|secret|password|passwd|credential)", re.IGNORECASE)
+_SECRET_NAME = re.compile(r"(?i)(^|_)(key|apikey|token|secret|password|passwd|pwd|credentials?)(_|$)")
 _SECRET_TEXT = (
     re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL),
     re.compile(r"\beyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*"),
@@ -21,7 +21,7 @@ _SECRET_TEXT = (
     re.compile(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9+/=._~-]{8,}"),
     re.compile(r"(?i)(?<=://)[^/\s:@]+:[^/\s@]+(?=@)"),
     re.compile(
-        r"(?i)(?<![a-z])((?:[a-z]+[_-])*(?:api[_-]?key|access[_-]?key|token|secret|password|passwd|pwd)[\"']?\s*[:=]\s*)[\"']?[^\s\"',;&]{3,}[\"']?"
+        r"(?i)(?<![a-z])((?:[a-z]{1,20}[_-]){0,3}(?:api[_-]?key|access[_-]?key|token|secret|password|passwd|pwd)[\"']?\s*[:=]\s*)[\"']?[^\s\"',;&]{3,}[\"']?"
     ),
 )
 
@@ -75,5 +75,5 @@ def writable(text: str) -> str:
 
 def error_text(text: str, secrets: Iterable[str] = ()) -> str:
     """An error as one bounded, redacted text."""
-    clean = redact(writable(text), secrets)
+    clean = redact(writable(text[: 4 * MAX_ERROR_CHARS]), secrets)
     return clean if len(clean) <= MAX_ERROR_CHARS else clean[: MAX_ERROR_CHARS - 4] + " ..."

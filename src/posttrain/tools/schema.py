@@ -2,14 +2,14 @@
 
 import functools
 import json
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from jsonschema import Draft202012Validator
-from jsonschema.exceptions import best_match
+from jsonschema.exceptions import ValidationError, best_match
 from jsonschema.protocols import Validator
-from jsonschema.validators import validator_for
+from jsonschema.validators import extend, validator_for
+from pydantic_core import SchemaError, SchemaValidator, core_schema
 from referencing import Registry
 from referencing.exceptions import Unresolvable
 
@@ -29,14 +29,32 @@ _MEANT = {
 }
 _EMPTY = 'without arguments: {"type": "object", "properties": {}}'
 DATA_KEYWORDS = ("default", "const", "enum", "examples")  # keywords whose values are data, not schemas
-_NAMED = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")  # keywords whose values map names to schemas
+_NAMED = ("properties", "$defs", "definitions", "dependentSchemas")  # keywords whose values map names to schemas
 
 
 def validator_of(parameters: Mapping[str, Any]) -> Validator:
-    """A validator that resolves references inside ``parameters`` only; nothing is ever fetched."""
-    kind: Any = validator_for(dict(parameters), default=Draft202012Validator)
+    """A validator that resolves references inside ``parameters`` only, never fetches, and matches patterns in linear time."""
+    kind = _linear(validator_for(dict(parameters), default=Draft202012Validator))
     validator: Validator = kind(dict(parameters), registry=Registry(), format_checker=kind.FORMAT_CHECKER)
     return validator
+
+
+@functools.lru_cache(16)
+def _linear(kind: Any) -> Any:
+    """The validator class with patterns matched by an engine without backtracking: a model's text cannot make it hang."""
+
+    def matches(validator: Validator, pattern: str, instance: Any, schema: Any) -> Iterator[ValidationError]:
+        if isinstance(instance, str) and not _matcher(pattern).isinstance_python(instance):
+            yield ValidationError(f"{instance[:80]!r} does not match {pattern!r}")
+
+    extended: Any = extend  # untyped
+    return extended(kind, {"pattern": matches})
+
+
+@functools.lru_cache(1024)
+def _matcher(pattern: str) -> SchemaValidator:
+    """Raises pydantic_core.SchemaError for what has no linear-time form: look-around, back-references."""
+    return SchemaValidator(core_schema.str_schema(pattern=pattern, regex_engine="rust-regex"))
 
 
 def is_utf8(text: str) -> bool:
@@ -110,15 +128,16 @@ def _check_node(node: Mapping[str, Any], place: str, where: str) -> None:
         raise ConfigError(
             f"{where}: {place}.$ref is {reference!r}: nothing is fetched", hint="refer to a part of the same schema: #/$defs/Name"
         )
-    patterns = [node["pattern"]] if "pattern" in node else []
-    if isinstance(node.get("patternProperties"), Mapping):
-        patterns += list(node["patternProperties"])
-    for pattern in patterns:
+    if "patternProperties" in node:
+        raise ConfigError(f"{where}: {place}.patternProperties is not supported", hint="name the properties, or use propertyNames")
+    if "pattern" in node:
         try:
-            re.compile(pattern)
-        except (re.error, TypeError, RecursionError, OverflowError) as error:
+            _matcher(node["pattern"])
+        except (SchemaError, TypeError) as error:
+            said = str(error).strip().splitlines()[-1].strip()
             raise ConfigError(
-                f"{where}: {place}.pattern is not a regular expression: {error}", hint=f"found {str(pattern)[:80]!r}"
+                f"{where}: {place}.pattern {str(node['pattern'])[:80]!r} cannot be used: {said}",
+                hint="write it without look-around and back-references",
             ) from None
     required, properties = node.get("required"), node.get("properties", {})
     if isinstance(required, list) and isinstance(properties, Mapping) and not {"$ref", "allOf", "anyOf", "oneOf"} & set(node):

@@ -2,8 +2,9 @@
 
 import json
 import shlex
-from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -30,14 +31,19 @@ class Opened:
 
 
 @contextmanager
-def open_tools(source: str, *, read_only: Collection[str] = (), timeout_seconds: float = 30.0) -> Iterator[Opened]:
-    """``source``: a file (:func:`load_tools`), the URL of an MCP server, or ``mcp:COMMAND ...`` that starts one. Errors as theirs."""
+def open_tools(source: str) -> Iterator[Opened]:
+    """``source``: a file (:func:`load_tools`), the URL of an MCP server, or ``mcp:COMMAND ...`` that starts one. Errors as theirs.
+
+    What a Python file prints goes to the error output.
+    """
     if source.startswith(("http://", "https://", MCP_COMMAND)):
         server = shlex.split(source.removeprefix(MCP_COMMAND)) if source.startswith(MCP_COMMAND) else source
-        with McpTools(server, read_only=read_only, timeout_seconds=timeout_seconds) as mcp:
+        with McpTools(server) as mcp:
             yield Opened(mcp.tools, mcp.left_out)
     else:
-        yield Opened(load_tools(source), {})
+        with redirect_stdout(sys.stderr):
+            tools = load_tools(source)
+        yield Opened(tools, {})
 
 
 def call_once(
@@ -52,7 +58,8 @@ def call_once(
     try:
         with open_tools(source) as opened:
             box = Toolbox(opened.tools, caller=Caller(role, tenant), audit=log, dry_run=dry_run, episode=episode)
-            return asdict(box.call(ToolCall(name, given)))
+            with redirect_stdout(sys.stderr):
+                return asdict(box.call(ToolCall(name, given)))
     finally:
         if log is not None:
             log.close()

@@ -1,5 +1,6 @@
 """The contract of one tool: what a model sees, who may call it, how it behaves, and a version over all of that."""
 
+import json
 import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -49,6 +50,7 @@ class Tool:
         if not isinstance(self.description, str) or not is_utf8(self.description) or len(self.description) > MAX_DESCRIPTION_CHARS:
             raise ConfigError(f"{where}: the description must be UTF-8 text of at most {MAX_DESCRIPTION_CHARS:,} characters")
         check_parameters(self.parameters, where)
+        object.__setattr__(self, "parameters", json.loads(json.dumps(self.parameters)))  # what was checked stays what it is
         for name, low in (("cost", 0.0), ("timeout_seconds", 0.001), ("retries", 0), ("max_result_chars", 100)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value < float("inf"):

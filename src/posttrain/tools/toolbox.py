@@ -26,6 +26,7 @@ from posttrain.tools.versions import check_versions, record_of
 
 MAX_PARALLEL = 8
 MAX_AUDIT_CHARS = 20_000
+MAX_REFUSAL_CHARS = 2_000
 KEY_ARGUMENT = "idempotency_key"
 """An action with an argument of this name is done once a key; one without, once for the same arguments."""
 
@@ -216,8 +217,11 @@ class Toolbox:
         )
 
     def _remember(self, actions: list[dict[str, Any]]) -> None:
-        """Take over what the audit log says this episode has begun."""
+        """Take over what the audit log says this episode has begun, for the same person of the same tenant."""
+        mine = (self.caller.tenant, self.caller.subject)
         for intent in actions:
+            if (intent["caller"]["tenant"], intent["caller"]["subject"]) != mine:
+                continue
             end = intent.get("done")
             if end is None:
                 self._done[intent["key"]] = (intent["digest"], _lost(intent["tool"]))
@@ -248,7 +252,7 @@ class Toolbox:
 
 
 def _refusal(status: CallStatus, content: str) -> ToolResult:
-    return ToolResult(writable(content), is_error=True, status=status)
+    return ToolResult(writable(content[:MAX_REFUSAL_CHARS]), is_error=True, status=status)
 
 
 def _over_budget(why: str) -> ToolResult:

@@ -1,3 +1,5 @@
+import time
+
 import pytest
 
 from posttrain.tools import InvalidArguments, check_arguments, describe
@@ -72,6 +74,24 @@ def test_a_long_value_is_shown_short():
 def test_a_password_is_never_shown():
     assert problems(account="1000", pin="abc") == ["pin is (hidden); expected string (password) at least 4 characters"]
     assert hide_secrets(PARAMETERS, {"account": "1000", "pin": "secret"}) == {"account": "1000", "pin": "(hidden)"}
+
+
+def test_passwords_deep_inside_are_hidden_too():
+    account = {
+        "type": "object",
+        "properties": {"user": {"type": "string"}, "pin": {"anyOf": [{"type": "string", "writeOnly": True}, {"type": "null"}]}},
+    }
+    parameters = {"type": "object", "properties": {"accounts": {"type": "array", "items": {"$ref": "#/$defs/A"}}}, "$defs": {"A": account}}
+    hidden = hide_secrets(parameters, {"accounts": [{"user": "ada", "pin": "1234"}], "other": [{"pin": "5"}]})
+    assert hidden == {"accounts": [{"user": "ada", "pin": "(hidden)"}], "other": [{"pin": "5"}]}
+
+
+def test_a_pattern_that_would_backtrack_for_ever_does_not():
+    parameters = {"type": "object", "properties": {"a": {"type": "string", "pattern": "^(a+)+$"}}}
+    started = time.monotonic()
+    with pytest.raises(InvalidArguments, match="expected string matching"):
+        check_arguments(parameters, {"a": "a" * 50_000 + "!"})
+    assert time.monotonic() - started < 5
 
 
 def deep(levels):

@@ -223,6 +223,19 @@ def test_what_the_log_remembers_of_an_episode_is_what_was_answered(tmp_path):
     assert sent == [("x", 5.0), ("nowhere", 5.0), ("x", 5.0)]
 
 
+def test_an_episode_of_the_same_name_of_another_tenant_learns_nothing(tmp_path):
+    sent, path = [], tmp_path / "calls.jsonl"
+    ask(desk(sent, AuditLog(path)), "transfer", to="x", amount=5)
+
+    @tool(action=True)
+    def transfer(to: str, amount: float) -> str:
+        """Move money."""
+        return "theirs"
+
+    other = Toolbox([transfer], caller=Caller("treasurer", "retail_B"), audit=AuditLog(path), episode="e1")
+    assert ask(other, "transfer", to="x", amount=5).content == "theirs"
+
+
 def test_a_full_disk_is_an_error_for_the_caller_and_the_action_is_not_done(tmp_path):
     sent, path = [], tmp_path / "calls.jsonl"
     box = desk(sent, AuditLog(path))

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
+from typing import Annotated
 
 import pytest
-from pydantic import BaseModel
+from pydantic import AfterValidator, BaseModel, SecretStr
 
 from posttrain.records import ToolCall
 from posttrain.tools import Caller, Tool, Toolbox, ToolError, ToolUnavailable, load_tools, tool
@@ -127,6 +128,25 @@ def test_secrets_never_reach_the_text_of_an_error(text, monkeypatch):
         assert part not in result.content
     assert result.content.startswith("probe failed: RuntimeError: cannot connect: ")
     assert "(hidden)" in result.content
+
+
+def test_an_error_made_to_keep_the_search_for_secrets_busy_does_not():
+    started = time.monotonic()
+    run(raising(ValueError("a_" * 500_000 + "token")))
+    assert time.monotonic() - started < 5
+
+
+def test_a_password_that_a_hint_refuses_is_not_repeated():
+    def login(password: Annotated[SecretStr, AfterValidator(refuse)]) -> str:
+        """Log in."""
+        return "in"
+
+    result = Toolbox([tool(login)], caller=CALLER).call(ToolCall("login", {"password": "hunter22"}))
+    assert result.content == "login was not called: password is (hidden); is too weak."
+
+
+def refuse(value):
+    raise ValueError("is too weak")
 
 
 def test_ordinary_words_are_not_taken_for_secrets():

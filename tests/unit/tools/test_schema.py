@@ -29,7 +29,13 @@ BROKEN = {
         "parameters.required names 'b', which is not among properties",
     ),
     "properties as a list": ({"type": "object", "properties": ["a"]}, "parameters.properties: ['a'] is not of type 'object'"),
-    "pattern": (schema(a={"type": "string", "pattern": "(["}), "parameters.properties.a.pattern is not a regular expression"),
+    "pattern": (
+        schema(a={"type": "string", "pattern": "(["}),
+        "parameters.properties.a.pattern '([' cannot be used: error: unclosed character class",
+    ),
+    "pattern that looks around": (schema(a={"pattern": "(?!x)"}), "cannot be used: error: look-around"),
+    "pattern that refers back": (schema(a={"pattern": r"(a)\1"}), "cannot be used: error: backreferences are not supported"),
+    "patterns of names": (schema() | {"patternProperties": {"^x": {}}}, "parameters.patternProperties is not supported"),
     "reference to nowhere": (schema(a={"$ref": "#/$defs/A"}), "parameters.properties.a.$ref '/$defs/A' leads nowhere"),
     "reference to the web": (
         schema(a={"$ref": "http://localhost:1/a.json"}),
@@ -67,6 +73,15 @@ def test_words_of_the_schema_language_may_be_names_of_arguments_and_values():
 def test_a_schema_that_contains_itself_with_an_end_is_accepted():
     tree = {"type": "object", "properties": {"children": {"type": "array", "items": {"$ref": "#/$defs/tree"}}}}
     check_parameters({"type": "object", "properties": {"tree": {"$ref": "#/$defs/tree"}}, "$defs": {"tree": tree}}, "tool 'x'")
+
+
+def test_what_was_checked_stays_what_it_is():
+    parameters = schema(amount={"type": "number"})
+    tool = Tool("post", "Post.", parameters)
+    before = tool.version
+    parameters["properties"]["amount"]["type"] = "string"
+    assert tool.version == before
+    assert tool.parameters["properties"]["amount"] == {"type": "number"}
 
 
 @pytest.mark.parametrize("name", ["", "1st", "with space", "semi;colon", "x" * 129, "line\nbreak", None])
