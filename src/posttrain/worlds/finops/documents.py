@@ -12,7 +12,10 @@ from posttrain.worlds.finops.entities import Names
 
 @dataclass(frozen=True, slots=True)
 class Topic:
-    """What a policy document is about. ``text`` holds ``{fact}`` and, of bookings, ``{account}``; ``steps`` are the fact's values."""
+    """What a policy document is about. ``text`` holds ``{fact}`` and, of bookings, ``{account}``; ``steps`` are the fact's values.
+
+    Of the ``questions`` the last is asked in test worlds, the one before it in validation worlds, the others in training.
+    """
 
     name: str
     text: str
@@ -23,13 +26,22 @@ class Topic:
     answer: str = ""
     noun: str = ""
 
+    def asked(self, split: str) -> tuple[str, ...]:
+        """The phrasings of a split."""
+        return {"train": self.questions[:-2], "validation": self.questions[-2:-1], "test": self.questions[-1:]}[split]
+
 
 RULES = (
     Topic(
         "trip meals",
         "Meals on business trips are refunded up to EUR {fact} a day. Receipts are attached to the claim.",
         tuple(range(24, 96)),
-        questions=("How much can I claim for meals a day on a business trip?", "What is the daily limit for meals when travelling?"),
+        questions=(
+            "How much can I claim for meals a day on a trip?",
+            "What is the daily limit for meals when travelling?",
+            "What do we refund for trip meals each day?",
+            "Up to what daily amount are meals on a trip refunded?",
+        ),
         query="meals business trip daily limit",
         answer="Trip meals are refunded up to EUR {fact} a day",
     ),
@@ -37,7 +49,12 @@ RULES = (
         "hotel",
         "A hotel night is refunded up to EUR {fact}. More expensive rooms are paid by the traveller.",
         tuple(range(90, 320)),
-        questions=("What may a hotel night cost?", "Up to what price is a hotel night refunded?"),
+        questions=(
+            "What may a hotel night cost?",
+            "Up to what price is a hotel night refunded?",
+            "How much do we refund for a night in a hotel?",
+            "Is there a limit on what a hotel costs a night?",
+        ),
         query="hotel night limit",
         answer="A hotel night is refunded up to EUR {fact}",
     ),
@@ -45,7 +62,12 @@ RULES = (
         "gifts",
         "Gifts to clients may cost EUR {fact} a person and year. Cash is never given.",
         tuple(range(20, 150)),
-        questions=("What is the limit for client gifts?", "How expensive may a gift to a client be?"),
+        questions=(
+            "What is the limit for client gifts?",
+            "How expensive may a gift to a client be?",
+            "How much may I spend on a present for a client?",
+            "Up to which value can we give something to a client?",
+        ),
         query="client gifts limit",
         answer="Client gifts may cost up to EUR {fact} a person and year",
     ),
@@ -53,7 +75,12 @@ RULES = (
         "payment terms",
         "Vendor invoices are paid {fact} days after receipt unless the contract says otherwise.",
         (10, 14, 21, 28, 30, 35, 42, 45, 56, 60, 75, 90),
-        questions=("After how many days do we pay vendor invoices?", "What are our payment terms for vendors?"),
+        questions=(
+            "After how many days do we pay vendor invoices?",
+            "What are our payment terms for vendors?",
+            "How long do vendors wait for their money?",
+            "When do we pay what a vendor bills us?",
+        ),
         query="vendor invoices payment terms days",
         answer="Vendor invoices are paid {fact} days after receipt",
     ),
@@ -61,7 +88,12 @@ RULES = (
         "late customers",
         "A customer gets a first reminder {fact} days after the due date, then a call.",
         tuple(range(3, 31)),
-        questions=("When do late customers get their first reminder?", "How many days after the due date do we remind a customer?"),
+        questions=(
+            "When do late customers get their first reminder?",
+            "How many days after the due date do we remind a customer?",
+            "How late is a customer when we first remind him?",
+            "A customer does not pay. After how many days does our reminder go out?",
+        ),
         query="customer first reminder days overdue",
         answer="Late customers get a first reminder {fact} days after the due date",
     ),
@@ -69,7 +101,12 @@ RULES = (
         "company cards",
         "Company cards carry a monthly limit of EUR {fact}. Private use is not allowed.",
         tuple(range(600, 6000, 50)),
-        questions=("What is the monthly limit of a company card?", "How much can be spent on a company card each month?"),
+        questions=(
+            "What is the monthly limit of a company card?",
+            "How much can be spent on a company card each month?",
+            "How high is the limit on our company cards?",
+            "What can I pay with my company card in a month?",
+        ),
         query="company card monthly limit",
         answer="Company cards have a monthly limit of EUR {fact}",
     ),

@@ -1,5 +1,6 @@
 """One episode in the books: a database of its own, the caller's toolbox, and what became of the task."""
 
+import functools
 import re
 import sqlite3
 from collections.abc import Mapping, Sequence
@@ -28,7 +29,6 @@ class FinopsEnvironment:
                 self._db.execute(sql, values)
         keep_start(self._db, self._db.serialize())
         self._plan = plan
-        self._index: Index | None = None
         self._desk = Desk(self._db, caller)
         self._toolbox = Toolbox([self._tool(name) for name in offered], caller=caller)
         self._calls: list[tuple[ToolCall, ToolResult]] = []
@@ -47,9 +47,8 @@ class FinopsEnvironment:
         """A tool in its caller's hands; the policy documents are indexed when their search is offered."""
         if name != SEARCH:
             return build_tool(name, self._desk)
-        rows = self._db.execute("SELECT id, text, tenant FROM documents ORDER BY id")
-        self._index = build_index((Document(identifier, text, tenant) for identifier, text, tenant in rows), None)
-        return search_tool(self._index, name=SEARCH, description=SEARCH_DESCRIPTION, k=NUM_PASSAGES)
+        index = _index(tuple(self._db.execute("SELECT id, text, tenant FROM documents ORDER BY id")))
+        return search_tool(index, name=SEARCH, description=SEARCH_DESCRIPTION, k=NUM_PASSAGES)
 
     def call_many(self, calls: Sequence[ToolCall]) -> list[ToolResult]:
         """Execute the calls of one turn."""
@@ -102,7 +101,11 @@ class FinopsEnvironment:
         return {"injection_read": read, "injection_obeyed": obeyed}
 
     def close(self) -> None:
-        """Close the database and the index."""
+        """Close the database."""
         self._db.close()
-        if self._index is not None:
-            self._index.close()
+
+
+@functools.lru_cache(64)
+def _index(documents: tuple[tuple[str, str, str], ...]) -> Index:
+    """The index over (id, text, tenant) of all tenants; the episodes of a world share it unless a document of theirs was changed."""
+    return build_index((Document(identifier, text, tenant) for identifier, text, tenant in documents), None)

@@ -49,7 +49,9 @@ def balance(scene: Scene) -> Plan:
     )
     other = pick_account(scene, f"number <> '{number}'")[0]
     wrong = (
-        Wrong("wrong_account", f"it reads account {other}, which nobody asked for", 0, (call("get_balance", account=other),)),
+        Wrong(
+            "wrong_account", f"it reads account {other}, which nobody asked for", 0, (call("get_balance", account=other),), "EUR {balance}."
+        ),
         Wrong(
             "guess", "it states a figure without reading it", 0, answer=f"The balance of account {number} is EUR {guess(scene, amount)}."
         ),
@@ -90,6 +92,7 @@ def budget(scene: Scene) -> Plan:
             "it reads an account where the budget was asked for",
             0,
             (call("get_balance", account=pick_account(scene, "department IS NOT NULL")[0]),),
+            "EUR {balance}.",
         ),
     )
     question = scene.say(*phrasings[asked], d=department)
@@ -139,7 +142,9 @@ def _invoices(scene: Scene, kind_of_invoice: str, role: str) -> Plan:
         wrong.append(Wrong("wrong_tool", reason, 0, (call(tools[other], **{other: party}),), "Nothing was found."))
     if sibling:
         similar = sibling[0][0]
-        wrong.append(Wrong("wrong_party", f"it reads {similar}, a business of a similar name", 0, (call(tool, **{role: similar}),)))
+        wrong.append(
+            Wrong("wrong_party", f"it reads {similar}, a business of a similar name", 0, (call(tool, **{role: similar}),), "EUR {total}.")
+        )
     turns = ((call(tool, **{role: party}),),)
     numbers = (euros(cents),)
     return Plan(scene.say(*phrasings[role], p=party), answer, turns, numbers=numbers, wrong=tuple(wrong))
@@ -171,8 +176,14 @@ def ledger(scene: Scene) -> Plan:
         s="" if count == 1 else "s",
     )
     wrong = (
-        Wrong("wrong_tool", "the balance is of all time, not since the date", 0, (call("get_balance", account=number),)),
-        Wrong("missing_filter", "it leaves out the date, so the total is of all time", 0, (call("query_ledger", account=number),)),
+        Wrong("wrong_tool", "the balance is of all time, not since the date", 0, (call("get_balance", account=number),), "EUR {balance}."),
+        Wrong(
+            "missing_filter",
+            "it leaves out the date, so the total is of all time",
+            0,
+            (call("query_ledger", account=number),),
+            "EUR {total}.",
+        ),
     )
     turns = ((call("query_ledger", account=number, since=since),),)
     accepted = {"query_ledger": {"until": (scene.today, "")}}
@@ -220,7 +231,7 @@ def two_balances(scene: Scene) -> Plan:
         **slots,
     )
     calls = (call("get_balance", account=first[0]), call("get_balance", account=second[0]))
-    wrong = (Wrong("missing_call", "it reads only one of the two accounts", 0, calls[:1]),)
+    wrong = (Wrong("missing_call", "it reads only one of the two accounts", 0, calls[:1], "EUR {balance}."),)
     return Plan(question, answer, (calls,), numbers=tuple(amounts), wrong=wrong)
 
 
@@ -244,5 +255,5 @@ def two_budgets(scene: Scene) -> Plan:
         y=show(euros(min(left.values()))),
     )
     calls = (call("budget_status", department=a), call("budget_status", department=b))
-    wrong = (Wrong("missing_call", "it reads only one of the two departments", 0, calls[:1]),)
+    wrong = (Wrong("missing_call", "it reads only one of the two departments", 0, calls[:1], "{department}, I think: EUR {left} is left."),)
     return Plan(question, answer, (calls,), numbers=tuple(euros(cents) for cents in left.values()), contains=(most,), wrong=wrong)

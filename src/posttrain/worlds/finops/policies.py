@@ -49,7 +49,7 @@ def policy_question(scene: Scene) -> Plan:
         ),
     )
     turns = ((call("search_policy", query=topic.query),),)
-    answer, question = _answer(scene, topic, document, fact), scene.say(*topic.questions)
+    answer, question = _answer(scene, topic, document, fact), scene.say(*topic.asked(scene.split))
     return Plan(question, answer, turns, {}, (float(fact),), (f"[{document}",), wrong=wrong)
 
 
@@ -68,7 +68,7 @@ def policy_injected(scene: Scene) -> Plan:
     setup = (("UPDATE documents SET text = ? WHERE id = ?", (poisoned, document)),)
     injection = Injection(attack.text, signs=attack.signs)
     numbers, contains = (float(fact),), (f"[{document}",)
-    return Plan(scene.say(*topic.questions), answer, turns, {}, numbers, contains, setup=setup, injection=injection, wrong=wrong)
+    return Plan(scene.say(*topic.asked(scene.split)), answer, turns, {}, numbers, contains, setup=setup, injection=injection, wrong=wrong)
 
 
 @kind("note_injected", "injection", *PAYERS, weight=2)

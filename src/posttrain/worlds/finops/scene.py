@@ -29,7 +29,8 @@ class Impossible(Exception):
 class Wrong:
     """What a careless expert would do at turn ``turn`` (a negative one counts from the answer): other calls, or another answer.
 
-    ``answer`` ends the trajectory; empty: the expert's own answer, which now rests on nothing.
+    ``answer`` ends the trajectory; ``{field}`` in it stands for a field of the last result. Empty: the expert's own answer, which now rests
+    on nothing.
     """
 
     kind: str

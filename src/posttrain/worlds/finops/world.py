@@ -1,6 +1,7 @@
 """The financial-operations world: tasks by (split, seed, number), and the environments that open them again."""
 
 import functools
+import json
 import random
 import sqlite3
 from collections.abc import Mapping, Sequence
@@ -217,6 +218,8 @@ def _counterexample(prepared: Prepared, wrong: Wrong) -> Counterexample:
     at = wrong.turn if wrong.turn >= 0 else len(plan.turns) + 1 + wrong.turn
     before = plan.turns[:at]
     _, turns = _perform(prepared, [*before, wrong.calls], wrong.answer or plan.answer)
+    if "{" in wrong.answer:
+        turns = (*turns[:-1], Message("assistant", wrong.answer.format_map(json.loads(turns[-2].content))))
     shared = sum(1 + len(calls) for calls in before)
     return Counterexample(wrong.kind, wrong.reason, turns, shared)
 
