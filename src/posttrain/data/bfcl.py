@@ -43,6 +43,61 @@ DOCUMENTS = {
 }
 """File in ``multi_turn_func_doc`` of each class of the multi-turn categories."""
 
+# The forms of rows, in JSON Schema: what a file must be for the code below to read it.
+_TEXTS = {"type": "array", "items": {"type": "string"}}
+_PARAMETERS = {
+    "type": "object",
+    "properties": {
+        "type": {"type": "string"},
+        "properties": {"type": "object", "additionalProperties": {"$ref": "#/$defs/parameters"}},
+        "items": {"$ref": "#/$defs/parameters"},
+        "required": _TEXTS,
+        "enum": {"type": "array", "minItems": 1},
+        "minItems": {"type": "integer"},
+    },
+}
+_FUNCTION = {
+    "type": "object",
+    "required": ["name", "parameters"],
+    "properties": {
+        "name": {"type": "string", "minLength": 1},
+        "description": {"type": "string"},
+        "parameters": {"$ref": "#/$defs/parameters"},
+    },
+    "$defs": {"parameters": _PARAMETERS},
+}
+_TURN = {
+    "type": "array",
+    "items": {
+        "type": "object",
+        "required": ["role", "content"],
+        "properties": {"role": {"type": "string"}, "content": {"type": "string"}},
+    },
+}
+_QUESTION = {
+    "type": "object",
+    "required": ["id", "question"],
+    "properties": {
+        "id": {"type": "string"},
+        "question": {"type": "array", "minItems": 1, "items": _TURN},
+        "function": {"type": "array", "items": _FUNCTION},
+        "involved_classes": {"type": "array", "items": {"enum": [*DOCUMENTS]}},
+        "excluded_function": _TEXTS,
+    },
+    "$defs": {"parameters": _PARAMETERS},
+}
+_CALL = {
+    "type": "object",
+    "minProperties": 1,
+    "maxProperties": 1,
+    "additionalProperties": {"type": "object", "additionalProperties": {"type": "array"}},
+}
+_ANSWER = {
+    "type": "object",
+    "required": ["id", "ground_truth"],
+    "properties": {"id": {"type": "string"}, "ground_truth": {"type": "array", "items": {"anyOf": [_CALL, _TEXTS]}}},
+}
+
 
 @dataclass(frozen=True, slots=True)
 class BfclRow:
@@ -88,17 +143,14 @@ def read_bfcl(path: str | Path, *, answers: str | Path | None = None, dots: Dots
     """
     file = _packed(Path(path))
     truth = _packed(Path(answers) if answers else file.parent / "possible_answer" / file.name)
-    given = {row.get("id"): row.get("ground_truth") for _, row in _rows(truth)} if answers or truth.exists() else {}
+    given = {row["id"]: row["ground_truth"] for _, row in _rows(truth, _ANSWER)} if answers or truth.exists() else {}
     found = []
-    for line, row in _rows(file):
+    for line, row in _rows(file, _QUESTION):
         where = f"{file}:{line}"
-        for name in ("id", "question"):
-            if not row.get(name):
-                raise DataError(f"{where}: '{name}' is missing", hint="is this a question file of BFCL, BFCL_v4_<category>.json?")
-        category = row["id"].rsplit("_", 1)[0]
-        if category not in (*NO_CALL, *ANY_CALL) and given.get(row["id"]) is None:
+        category = row["id"].rpartition("_")[0]
+        if category not in (*NO_CALL, *ANY_CALL) and row["id"] not in given:
             raise DataError(f"{where}: row '{row['id']}' has no possible answer in {truth}", hint="fetch the file of the same version")
-        found.append(_row(row, category, given.get(row["id"]), dots, where, file.parent))
+        found.append(_row(row, category, given.get(row["id"], ()), dots, where, file.parent))
     return found
 
 
@@ -107,28 +159,35 @@ def _packed(path: Path) -> Path:
     return packed if packed.exists() and not path.exists() else path
 
 
-def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def _rows(path: Path, form: Mapping[str, Any]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Lines and rows of a file; raises at the first row that has another form."""
+    from jsonschema import Draft202012Validator
+    from jsonschema.exceptions import best_match
+
+    validator = Draft202012Validator(form)
     for line, row in open_source(path).rows():
         if isinstance(row, BadRow):
             raise DataError(f"{path}:{line}: {row.problem}: {row.raw[:60]!r}", hint=row.fix)
+        wrong = best_match(validator.iter_errors(row))
+        if wrong is not None:
+            hint = "give BFCL's own file, BFCL_v4_<category>.json, with possible_answer/ beside it"
+            raise DataError(f"{path}:{line}: {wrong.json_path}: {wrong.message:.160}", hint=hint)
         yield line, row
 
 
-def _row(row: dict[str, Any], category: str, truth: Any, dots: Dots, where: str, folder: Path) -> BfclRow:
-    try:
-        turns = tuple(tuple(Message(one["role"], one["content"]) for one in turn) for turn in row["question"])
-    except (TypeError, KeyError):
-        raise DataError(f"{where}: 'question' is no list of turns: {row['question']!r:.80}", hint="[[{role, content}, ...], ...]") from None
-    functions = row.get("function")
-    if "multi_turn" in category:
-        functions = _documented(row, folder, where)
-    tools = tuple(signature(one, dots=dots, where=where) for one in functions or ())
+def _row(row: dict[str, Any], category: str, truth: Sequence[Any], dots: Dots, where: str, folder: Path) -> BfclRow:
+    several = "multi_turn" in category
+    if any(isinstance(one, Mapping) == several for one in truth):
+        raise DataError(f"{where}: the answers to row '{row['id']}' are those of another category", hint="fetch the file of the same name")
+    turns = tuple(tuple(Message(one["role"], one["content"]) for one in turn) for turn in row["question"])
+    functions = _documented(row, folder) if several else row.get("function", ())
+    tools = tuple(signature(one, dots=dots, where=where) for one in functions)
     rest = {name: value for name, value in row.items() if name not in ("id", "question", "function")}
-    if "multi_turn" in category:
+    if several:
         return BfclRow(row["id"], category, turns, tools, None, _turn_calls(truth, tools, where), rest)
     if category in ANY_CALL:
         return BfclRow(row["id"], category, turns, tools, None, (), rest)
-    needed = () if category in NO_CALL else tuple(_needed(one, dots, where) for one in truth)
+    needed = () if category in NO_CALL else tuple({function_name(name, dots): one[name] for name in one} for one in truth)
     return BfclRow(row["id"], category, turns, tools, needed, (), rest)
 
 
@@ -139,12 +198,6 @@ def function_name(name: str, dots: Dots) -> str:
 
 def signature(function: Mapping[str, Any], *, dots: Dots = "keep", where: str = "function") -> Signature:
     """A function of BFCL as ``{"type": "function", "function": {...}}`` with parameters in JSON Schema."""
-    if (
-        not isinstance(function, Mapping)
-        or not isinstance(function.get("name"), str)
-        or not isinstance(function.get("parameters"), Mapping)
-    ):
-        raise DataError(f"{where}: 'function' has no name or parameters: {function!r:.80}", hint="{name, description, parameters}")
     name = function_name(function["name"], dots)
     parameters = _schema(function["parameters"], f"{where}: function '{name}'")
     return {"type": "function", "function": {"name": name, "description": function.get("description", ""), "parameters": parameters}}
@@ -168,13 +221,6 @@ def _schema(schema: Mapping[str, Any], where: str) -> dict[str, Any]:
     return result
 
 
-def _needed(answer: Any, dots: Dots, where: str) -> NeededCall:
-    if not isinstance(answer, Mapping) or len(answer) != 1:
-        raise DataError(f"{where}: an answer is not one call: {answer!r:.80}", hint="{name: {argument: [accepted values]}}")
-    name, arguments = next(iter(answer.items()))
-    return {function_name(name, dots): arguments}
-
-
 # ---- answers --------------------------------------------------------------------------------------------------------------
 
 
@@ -189,13 +235,14 @@ def right_calls(row: BfclRow) -> tuple[ToolCall, ...]:
     for needed in row.needed or ():
         name, accepted = next(iter(needed.items()))
         schema = parameters[name]
+        properties = schema.get("properties", {})
         arguments = {}
-        for argument in [one for one in accepted if one in schema["properties"]]:
+        for argument in [one for one in accepted if one in properties]:
             values = accepted[argument]
             stated = [one for one in values if one != "" and _stated(one, row.question)]
             usual = [one for one in values if one != ""]
             if usual and (stated or "" not in values or argument in schema.get("required", ())):
-                arguments[argument] = _plain((stated or usual)[0], schema["properties"][argument], row.question)
+                arguments[argument] = _plain((stated or usual)[0], properties[argument], row.question)
         calls.append(ToolCall(name, arguments))
     return tuple(calls)
 
@@ -207,7 +254,7 @@ def _can_be_given(needed: NeededCall, tools: Sequence[Signature]) -> bool:
         return False
     obliged = [one for one, values in accepted.items() if "" not in values]
     return all(
-        one in schema["properties"] and any(value != "" for value in accepted.get(one, ()))
+        one in schema.get("properties", {}) and any(value != "" for value in accepted.get(one, ()))
         for one in (*obliged, *schema.get("required", ()))
     )
 
@@ -232,20 +279,15 @@ def _plain(value: Any, schema: Mapping[str, Any], question: str) -> Any:
 # ---- several turns --------------------------------------------------------------------------------------------------------
 
 
-def _documented(row: Mapping[str, Any], folder: Path, where: str) -> list[dict[str, Any]]:
+def _documented(row: Mapping[str, Any], folder: Path) -> list[dict[str, Any]]:
     """Functions of a multi-turn row: those of its classes, without the excluded ones."""
-    functions: list[dict[str, Any]] = []
-    for name in row.get("involved_classes", ()):
-        if name not in DOCUMENTS:
-            raise DataError(f"{where}: class '{name}' is unknown", hint=f"known: {', '.join(DOCUMENTS)}")
-        functions += [one for _, one in _rows(_packed(folder / "multi_turn_func_doc" / f"{DOCUMENTS[name]}.json"))]
-    excluded = row.get("excluded_function", ())
-    return [one for one in functions if one["name"] not in excluded]
+    files = [_packed(folder / "multi_turn_func_doc" / f"{DOCUMENTS[name]}.json") for name in row.get("involved_classes", ())]
+    return [one for file in files for _, one in _rows(file, _FUNCTION) if one["name"] not in row.get("excluded_function", ())]
 
 
 def _turn_calls(truth: Any, tools: Sequence[Signature], where: str) -> tuple[tuple[ToolCall, ...], ...]:
-    parameters = {one["function"]["name"]: list(one["function"]["parameters"]["properties"]) for one in tools}
-    return tuple(tuple(_python_call(text, parameters, where) for text in turn) for turn in truth or ())
+    parameters = {one["function"]["name"]: list(one["function"]["parameters"].get("properties", {})) for one in tools}
+    return tuple(tuple(_python_call(text, parameters, where) for text in turn) for turn in truth)
 
 
 def _python_call(text: str, parameters: Mapping[str, Sequence[str]], where: str) -> ToolCall:

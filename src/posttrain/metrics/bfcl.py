@@ -107,9 +107,8 @@ def check_call(call: Call, needed: Needed, signature: Mapping[str, Any]) -> Verd
     name, accepted = needed_parts(needed)
     if call.name != name:
         return Verdict(False, "wrong_function", f"'{call.name}' was called, needed '{name}'")
-    parameters = function_of(signature).get("parameters") or {}
-    properties = parameters.get("properties") or {}
-    for argument in parameters.get("required") or ():
+    properties = properties_of(signature)
+    for argument in function_of(signature).get("parameters", {}).get("required", ()):
         if argument not in call.arguments:
             return Verdict(False, "missing_required", f"required argument '{argument}' is missing")
     for argument, value in call.arguments.items():
@@ -127,7 +126,7 @@ def check_call(call: Call, needed: Needed, signature: Mapping[str, Any]) -> Verd
 def check_argument(name: str, value: Any, accepted: Sequence[Any], schema: Mapping[str, Any]) -> Verdict:
     """The verdict on one argument: its type under ``schema``, then its value."""
     expected = _python_type(schema)
-    items = _python_type(schema.get("items") or {}) if expected is list else None
+    items = _python_type(schema.get("items")) if expected is list else None
     if expected is float and type(value) is int and abs(value) < 2**1023:
         value = float(value)
     if ANY_VALUE in accepted:
@@ -140,13 +139,25 @@ def check_argument(name: str, value: Any, accepted: Sequence[Any], schema: Mappi
 
 
 def function_of(signature: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The ``function`` part of a signature; a bare one is its own."""
-    function = signature.get("function", signature)
+    """The ``function`` part of a signature; a bare one is its own. Raises DataError where it is none."""
+    function = signature.get("function", signature) if isinstance(signature, Mapping) else signature
     if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
-        raise DataError(
-            f"a signature has no function name: {signature!r:.80}", hint='it is {"type": "function", "function": {"name": ...}}'
-        )
+        hint = 'it is {"type": "function", "function": {"name": ...}}'
+        raise DataError(f"a signature has no function name: {signature!r:.80}", hint=hint)
+    parameters = function.get("parameters", {})
+    required = parameters.get("required", []) if isinstance(parameters, Mapping) else None
+    if not isinstance(required, list | tuple) or not all(isinstance(one, str) for one in required):
+        raise DataError(f"the parameters of '{function['name']}' are no JSON Schema: {parameters!r:.80}", hint="mend the signature")
     return function
+
+
+def properties_of(signature: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
+    """The schemas of a function's parameters by name. Raises DataError where they are none."""
+    properties = function_of(signature).get("parameters", {}).get("properties", {})
+    if not isinstance(properties, Mapping) or not all(isinstance(one, Mapping) for one in properties.values()):
+        name = function_of(signature)["name"]
+        raise DataError(f"the parameters of '{name}' are no JSON Schema: {properties!r:.80}", hint="mend the signature")
+    return properties
 
 
 def needed_parts(needed: Needed) -> tuple[str, Mapping[str, Sequence[Any]]]:
@@ -167,8 +178,8 @@ def _signature(needed: Needed, offered: Mapping[str, Mapping[str, Any]]) -> Mapp
     return offered[name]
 
 
-def _python_type(schema: Mapping[str, Any]) -> type:
-    kind = schema.get("type")
+def _python_type(schema: Any) -> type:
+    kind = schema.get("type") if isinstance(schema, Mapping) else None
     return TYPES.get(kind, str) if isinstance(kind, str) else str
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from posttrain.errors import DataError
-from posttrain.metrics.bfcl import LEFT_OUT, Call, Needed, check_argument, check_call, function_of, needed_parts
+from posttrain.metrics.bfcl import LEFT_OUT, Call, Needed, check_argument, check_call, function_of, needed_parts, properties_of
 from posttrain.metrics.numbers import find_codes, find_numbers
 
 _WORD = re.compile(r"[^\W\d_][\w-]{3,}")
@@ -89,7 +89,7 @@ def _best_pairs(weights: Any) -> list[tuple[int, int]]:
 
 def _argument_counts(call: Call, needed: Needed, signature: Mapping[str, Any]) -> tuple[int, int]:
     """(right, given or called for) arguments of a call of the needed name."""
-    properties = (function_of(signature).get("parameters") or {}).get("properties") or {}
+    properties = properties_of(signature)
     _, accepted = needed_parts(needed)
     called_for = {name for name, values in accepted.items() if LEFT_OUT not in values}
     known = [name for name in call.arguments if name in accepted and name in properties]
@@ -109,13 +109,13 @@ def signature_problem(call: Call, signatures: Sequence[Mapping[str, Any]]) -> st
     offered = {function_of(one)["name"]: function_of(one) for one in signatures}
     if call.name not in offered:
         return f"'{call.name}' is not among the tools" if call.name else "it could not be read as a call"
-    parameters = dict(offered[call.name].get("parameters") or {})
+    parameters = dict(offered[call.name].get("parameters", {}))
     try:
         Draft202012Validator.check_schema(parameters)
     except SchemaError as error:
         raise DataError(f"tool '{call.name}': its parameters are no JSON Schema: {error.message:.120}", hint="mend the signature") from None
     if not parameters.get("additionalProperties"):
-        unknown = [name for name in call.arguments if name not in (parameters.get("properties") or {})]
+        unknown = [name for name in call.arguments if name not in parameters.get("properties", {})]
         if unknown:
             return f"'{call.name}' has no argument '{unknown[0]}'"
     wrong = best_match(Draft202012Validator(parameters).iter_errors(dict(call.arguments)))

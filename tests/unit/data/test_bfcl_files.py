@@ -129,18 +129,21 @@ ANSWER = {"id": "simple_0", "ground_truth": [{"f": {}}]}
     ("change", "answer", "message"),
     [
         ({}, None, "has no possible answer"),
-        ({"question": None}, ANSWER, "'question' is missing"),
-        ({"question": ["q"]}, ANSWER, "no list of turns"),
-        ({"function": [{"name": "f"}]}, ANSWER, "no name or parameters"),
+        ({"id": 5}, ANSWER, r"\$.id: 5 is not of type 'string'"),
+        ({"question": None}, ANSWER, r"\$.question: None is not of type"),
+        ({"question": ["q"]}, ANSWER, r"\$.question\[0\]: 'q' is not of type"),
+        ({"function": [{"name": "f"}]}, ANSWER, "'parameters' is a required property"),
         ({"function": [{"name": "f", "parameters": {"type": "HashMap"}}]}, ANSWER, "type 'HashMap'"),
-        ({}, {"id": "simple_0", "ground_truth": [{"f": {}, "g": {}}]}, "is not one call"),
+        ({}, {"id": "simple_0", "ground_truth": [{"f": {}, "g": {}}]}, "has too many properties"),
+        ({}, {"id": "simple_0", "ground_truth": [{"f": {"x": 1}}]}, "1 is not of type 'array'"),
+        ({}, {"id": "simple_0", "ground_truth": [["f()"]]}, "those of another category"),
     ],
 )
 def test_a_broken_row_is_named_with_file_and_line(tmp_path, change, answer, message):
     path = write(tmp_path, {**GOOD, **change}, answer)
     with pytest.raises(DataError, match=message) as error:
         read_bfcl(path)
-    assert f"{path}:1" in str(error.value)
+    assert "BFCL_v4_simple.json:1" in str(error.value)
 
 
 def test_a_good_row_of_the_same_form_is_read(tmp_path):

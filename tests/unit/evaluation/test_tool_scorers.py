@@ -101,7 +101,7 @@ def test_a_case_that_does_not_say_what_is_needed_is_still_held_to_the_signatures
 
 
 def test_a_broken_case_is_unscored_and_never_zero():
-    for broken in ({"calls": [{"unknown": {}}]}, {"calls": ["get_balance"]}):
+    for broken in ({"calls": [{"unknown": {}}]}, {"calls": ["get_balance"]}, {"calls": 5}):
         found = scores(broken, RIGHT)
         assert found["whole"].status == found["recall"].status == "unscored"
         assert found["whole"].reason

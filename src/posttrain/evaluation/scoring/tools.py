@@ -51,6 +51,8 @@ def _against_needed(case: Case, generation: Generation, name: str) -> list[Score
         readable = sum(1 for call in made if call.name)
         return [passed(name, readable > 0, "no call was made"), *(not_applicable(output, "any call will do") for output in outputs[1:])]
     try:
+        if not isinstance(needed, list):
+            raise DataError(f"expected.calls is {needed!r:.60}, no list of needed calls")
         verdict, match = check_calls(made, needed, case.tools), match_calls(made, needed, case.tools)
     except DataError as error:
         return [unscored(output, error.message) for output in outputs]
