@@ -49,3 +49,26 @@ def make_generator(contract: ChatContract, seed: int, batch_size: int = 32) -> L
                 if any(sign in token for sign in '"}]') or i in contract.eos_token_ids:
                     model.lm_head.weight[i, 0] = 0.6
     return LocalGenerator(model, contract, batch_size=batch_size)
+
+
+def walk(constraint, contract: ChatContract, seed: int, *, limit: int = 300) -> list[int]:
+    """Tokens drawn at random among the allowed ones, as a batch takes them; closing signs are likelier. Cut at ``limit``."""
+    width = contract.backend.get_vocab_size()
+    generator = torch.Generator().manual_seed(seed)
+    closing = [i for token, i in contract.backend.get_vocab().items() if any(sign in token for sign in '"}]')] + list(
+        contract.eos_token_ids
+    )
+    ids = constraint.forced() if seed % 2 else []
+    while len(ids) < limit:
+        if constraint.is_finished:
+            return [*ids, contract.eos_token_ids[0]]
+        logits = torch.randn(width, generator=generator)
+        logits[closing] += 4.0
+        constraint.mask(logits)
+        assert torch.isfinite(logits).any()
+        ids.append(int(torch.multinomial(logits.softmax(0), 1, generator=generator)))
+        if ids[-1] in contract.eos_token_ids:
+            return ids
+        constraint.push(ids[-1])
+        ids += constraint.forced() if seed % 2 else []
+    return ids

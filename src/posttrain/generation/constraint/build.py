@@ -13,6 +13,7 @@ from posttrain.errors import ConfigError
 from posttrain.generation.constraint.calls import CallGrammar, call_parameters
 from posttrain.generation.constraint.rows import GrammarConstraint
 from posttrain.generation.constraint.schema import check_schema
+from posttrain.generation.constraint.vocabulary import matcher_tokenizer, special_tokens
 from posttrain.records import Constraint
 
 JSON_OPTIONS = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
@@ -47,9 +48,9 @@ class _Engine:
             raise ConfigError(
                 f"the model has {vocab_size} output rows and the tokenizer {needed} tokens", hint="use the tokenizer of the model"
             )
-        self._tokenizer = LLTokenizer(_readable(contract.backend.to_str()), n_vocab=vocab_size, eos_token=list(contract.eos_token_ids))
-        added = contract.backend.get_added_tokens_decoder()
-        self._special = {token.content: i for i, token in added.items() if self._tokenizer.is_special_token(i)}
+        tokenizer = matcher_tokenizer(contract.backend)
+        self._tokenizer = LLTokenizer(tokenizer, n_vocab=vocab_size, eos_token=list(contract.eos_token_ids))
+        self._special = special_tokens(contract.backend)
         self.compiled = lru_cache(maxsize=_KEPT_GRAMMARS)(self._compile)
 
     def _compile(self, key: str) -> LLMatcher:
@@ -118,17 +119,3 @@ def _shortened(error: str) -> str:
     """An error of llguidance's on one line, what it quotes of the grammar left out."""
     lines = [line.strip() for line in error.strip().splitlines() if line.strip() and not re.match(r"\s*(\d+\s*\||\^)", line)]
     return " ".join(lines)[:300]
-
-
-def _readable(tokenizer: str) -> str:
-    """The tokenizer with its word-begin sign (SentencePiece's ``▁``) decoded in the one way llguidance reads: a replacement."""
-    state = json.loads(tokenizer)
-    decoder = state.get("decoder") or {}
-    parts = decoder.get("decoders", [decoder])
-    if any(part.get("type") == "Metaspace" for part in parts):
-        parts = [
-            {"type": "Replace", "pattern": {"String": part["replacement"]}, "content": " "} if part.get("type") == "Metaspace" else part
-            for part in parts
-        ]
-        state["decoder"] = {"type": "Sequence", "decoders": parts}
-    return json.dumps(state)

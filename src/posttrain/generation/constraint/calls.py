@@ -117,7 +117,7 @@ class CallGrammar:
         opening, closing = self._form.thinking
         marker = closing.strip()
         rest = closing[closing.index(marker) + len(marker) :]
-        self._rules.append(f"thinking: {self._literal(opening)} {self._until('closing', marker)} {self._literal(rest)}")
+        self._rules.append(f"thinking: {self._literal(opening)} {self._until('THOUGHT', marker)} {self._literal(rest)}")
         return "thinking?"
 
     def _text_until(self, opening: str) -> str:
@@ -126,25 +126,28 @@ class CallGrammar:
         if not marker or not self._form.with_content:
             return self._literal(opening)
         rest = opening[opening.index(marker) + len(marker) :]
-        return f"{self._until('opening', marker)} {self._literal(rest)}"
-
-    def _until(self, rule: str, marker: str) -> str:
-        """Any text up to and with the next ``marker``."""
-        if marker in self._special:
-            return f"ANY {self._literal(marker)}"
-        self._rules.append(f"{rule}[lazy]: ANY {self._literal(marker)}")
-        return rule
+        return f"{self._until('TEXT', marker)} {self._literal(rest)}"
 
     def _text_without_calls(self) -> str:
         """Any text that does not read as a call."""
-        marker = self._form.marker
-        if not marker:
-            self._rules.append(r"TEXT: /(?s:\s*([^\s{].*)?)/")
-        elif marker in self._special:
-            return "ANY"
-        else:
-            self._rules += [f"WITH_MARKER: ANY {self._literal(marker)} ANY", "TEXT: ANY & ~WITH_MARKER"]
+        if self._form.marker:
+            return self._text_without("TEXT", self._form.marker)
+        self._rules.append(r"TEXT: /(?s:\s*([^\s{].*)?)/")
         return "TEXT"
+
+    def _until(self, name: str, marker: str) -> str:
+        """Any text up to and with the next ``marker``."""
+        if marker in self._special:
+            return f"{self._text_without(name, marker)} {self._literal(marker)}"
+        self._rules.append(f"{name.lower()}_until[lazy]: ANY {self._literal(marker)}")
+        return f"{name.lower()}_until"
+
+    def _text_without(self, name: str, marker: str) -> str:
+        """A terminal for text that does not hold ``marker``, not even spelt with ordinary tokens."""
+        rule = f"{name}: ANY & ~{name}_MARKED"
+        if rule not in self._rules:
+            self._rules += [f"{name}_MARKED: ANY {json.dumps(marker, ensure_ascii=False)} ANY", rule]
+        return name
 
     def _literal(self, text: str) -> str:
         """Text in Lark, added tokens as ids."""
