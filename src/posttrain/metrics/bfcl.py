@@ -1,6 +1,6 @@
 """Is a tool call the one that was needed? The AST rules of the Berkeley Function Calling Leaderboard, on parsed calls.
 
-Rules and names follow Patil et al. 2025 (ICML, "The Berkeley Function Calling Leaderboard"), evaluation of category Python, version 4
+The rules follow Patil et al. 2025 (ICML, "The Berkeley Function Calling Leaderboard"), evaluation of category Python, version 4
 (https://github.com/ShishirPatil/gorilla, commit 6ea5797). A needed call is ``{name: {argument: [accepted values]}}``; ``""`` among the
 accepted values lets the argument be left out.
 
@@ -13,8 +13,8 @@ accepted values lets the argument be left out.
   number, in order. Lists: equal, in order.
 * Several calls: the same number, in any order; each needed call, in turn, takes the first call left that fits.
 
-Two things are stricter or looser on purpose. Where the original breaks on a row (an answer that is not in its own form), the verdict is
-"no". And the type words are JSON Schema's: ``number`` is its ``float``, ``object`` its ``dict``, no type (or several) its ``any``.
+Two things differ. Where the original breaks on accepted values of another form, the verdict here is "no". And the type words are JSON
+Schema's: ``number`` is its ``float``, ``object`` its ``dict``, no type (or several) its ``any``.
 """
 
 from collections.abc import Mapping, Sequence
