@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from posttrain.cli.sweep import app
 from posttrain.errors import ConfigError
+from posttrain.lineage import LineageStore
 from posttrain.recipes import SilentDisplay, load_recipe, run_recipe, write_starter
 from posttrain.release import freeze_gate
 
@@ -91,6 +92,12 @@ def test_a_recipe_run_up_to_the_stage_gives_start_model_and_clean_data(project, 
     assert Path(report["page"]).is_file()
     assert Path(report["model"]).name.startswith("start-"), "the adapter of the stage before is merged into its base"
     (clean,) = Path("runs/tiny").glob("*-curate-align/*.jsonl")
+    store = LineageStore("runs/lineage.db")
+    for point in report["points"]:
+        made_from = {node.kind for node in store.ancestors(point["lineage"])}
+        assert made_from >= {"model", "adapter", "data", "policy", "suite", "config", "seed", "code"}, (
+            "down to what the recipe started from"
+        )
     rows = [Path(report[name]).read_text().splitlines() for name in ("data", "held_out")]
     assert [len(part) for part in rows] == [32, 4]
     assert len(clean.read_text().splitlines()) == len(PAIRS) == 36

@@ -26,6 +26,7 @@ def sweep(
     sample_tokens: Annotated[int, typer.Option(help="Longest fresh answer in tokens.", min=1)] = 64,
     keep_models: Annotated[bool, typer.Option(help="Keep every point's model and checkpoints.")] = False,
     overrides: Annotated[list[str] | None, typer.Option("--set", help="A setting of the file. May be repeated.")] = None,
+    store: Annotated[Path, typer.Option("--store", help="The lineage store (an SQLite file).")] = Path("runs/lineage.db"),
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Train and measure a preference stage at every beta and learning rate.
@@ -35,6 +36,7 @@ def sweep(
     are reused.
     """
     betas, rates = _numbers(beta, "--beta"), _numbers(learning_rate, "--learning-rate")
+    from posttrain.lineage import LineageStore
     from posttrain.recipes import TerminalDisplay
     from posttrain.recipes.sweep import SampleSettings, SweepOptions, open_source, run_sweep, sweep_text
 
@@ -42,7 +44,7 @@ def sweep(
     source = open_source(file, stage=stage, model=model, run_dir=run_dir, overrides=overrides or [])
     folder = Path(out or f"runs/sweep-{source.name}")
     with TerminalDisplay() as display:
-        report = run_sweep(source, options, folder, display=display)
+        report = run_sweep(source, options, folder, display=display, lineage=LineageStore(store))
     page = str(folder / "sweep.html")
     typer.echo(json.dumps({**report, "page": page}, ensure_ascii=False) if as_json else f"{sweep_text(report)}\n{page}")
 

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 from posttrain.chat import ChatContract
 from posttrain.data import read_records
 from posttrain.errors import ConfigError, DataError
+from posttrain.lineage import LineageStore
 from posttrain.models import ModelSettings
 from posttrain.recipes import SilentDisplay
 from posttrain.recipes.sweep import SampleSettings, SweepOptions, measure, open_source, run_sweep, sweep_text
@@ -208,7 +209,19 @@ def test_labels_in_place_of_pairs_need_held_out_pairs(project, tmp_path):
 def test_adapters_and_single_labels_are_swept_the_same_way(source, tmp_path):
     settings = {**source.settings, "objective": "kto", "unpair": True, "lora": {"rank": 4}}
     options = SweepOptions(learning_rates=(1e-7, 2e-2), samples=SAMPLES)
-    report = run_sweep(replace(source, settings=settings), options, tmp_path / "out", display=SilentDisplay())
+    store = LineageStore(tmp_path / "lineage.db")
+    report = run_sweep(replace(source, settings=settings), options, tmp_path / "out", display=SilentDisplay(), lineage=store)
+    assert not store.verify(), "what is recorded is what stays on disk"
+    for point in report["points"]:
+        evaluation = store.get(point["lineage"])
+        (model,) = [store.get(parent) for parent in evaluation.parents]
+        assert evaluation.content["measured"] == point["measured"]
+        assert {"answers", "held-out"} <= evaluation.content["reference"].keys()
+        assert evaluation.content["reference"]["held-out"]["identity"]["model"]
+        assert (model.kind, model.content["kept"], model.content["metrics"]) == ("adapter", False, point["training"])
+        (config,) = [node for node in store.ancestors(model.id) if node.kind == "config"]
+        assert config.content["settings"]["training"]["learning_rate"] == point["learning_rate"]
+        assert {node.kind for node in store.ancestors(model.id)} >= {"model", "data", "code", "environment", "seed", "template"}
     small, large = (point["measured"] for point in report["points"])
     assert report["objective"] == "kto"
     assert small["kl"]["value"] < 1e-6 < large["kl"]["value"]

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 from posttrain.config import content_hash, file_hash, parse
 from posttrain.config.files import write_json
 from posttrain.errors import ConfigError
+from posttrain.lineage import LineageStore
 from posttrain.recipes.origins import deciding_versions
 from posttrain.recipes.start_model import folder_fingerprint
 from posttrain.recipes.steps import Display, Outputs, Steps, exclusive
 from posttrain.recipes.sweep.measure import SampleSettings, measure
+from posttrain.recipes.sweep.record import SweepRecord
 from posttrain.recipes.sweep.report import write_page
 from posttrain.recipes.sweep.source import SweepSource, check_disjoint, hold_out, prompt_key
 from posttrain.stages.pairs import PreferenceData, PreferenceRules, load_pairs
@@ -48,8 +50,12 @@ class Point:
     config: PreferenceConfig
 
 
-def run_sweep(source: SweepSource, options: SweepOptions, out: str | Path, *, display: Display) -> dict[str, Any]:
+def run_sweep(
+    source: SweepSource, options: SweepOptions, out: str | Path, *, display: Display, lineage: LineageStore | None = None
+) -> dict[str, Any]:
     """Train and measure every point not done yet; writes ``out/sweep.json`` and ``out/sweep.html`` after each, and returns the former.
+
+    ``lineage``: where every point's model, settings, reference and figures are recorded; its id is the point's ``lineage`` in the report.
 
     A finished point is reused while nothing it depends on changed, an interrupted one goes on where it was. Models are measured and let
     go unless ``keep_models``: the recipe with a point's values makes the same one again. Raises ConfigError before anything runs when a
@@ -67,6 +73,7 @@ def run_sweep(source: SweepSource, options: SweepOptions, out: str | Path, *, di
         contract, pairs = _held_out(source, points[0].config, test)
         if (num_prompts := len({prompt_key(record) for record in pairs.records})) < FEW_PROMPTS:
             display.say(f"only {num_prompts} held-out prompts: the intervals will tell few points apart")
+        record = SweepRecord(lineage, source, test, cache, contract) if lineage else None
         results: list[dict[str, Any]] = []
         report: dict[str, Any] = {}
         for number, point in enumerate(points, 1):
@@ -77,7 +84,7 @@ def run_sweep(source: SweepSource, options: SweepOptions, out: str | Path, *, di
                 "samples": [options.samples.count, options.samples.max_new_tokens, options.keep_models],
                 "versions": deciding_versions(),
             }
-            work = _work(point, source, pairs, cache, contract=contract, options=options, display=display)
+            work = _work(point, source, pairs, cache, contract=contract, options=options, display=display, record=record)
             done = steps.do("point", f"beta {point.beta:g}, learning rate {point.learning_rate:g}", inputs, work)
             results.append({"name": point.name, "beta": point.beta, "learning_rate": point.learning_rate, **done.outputs})
             report = _report(source, points[0].config, test, pairs, results, len(points))
@@ -145,6 +152,7 @@ def _work(
     contract: "ChatContract",
     options: SweepOptions,
     display: Display,
+    record: SweepRecord | None,
 ) -> Callable[[Path], Outputs]:
     """What a point does in its folder: train, measure, let the model go."""
 
@@ -159,8 +167,10 @@ def _work(
         if not options.keep_models:
             for name in ("model", "adapter", "checkpoints"):
                 shutil.rmtree(folder / name, ignore_errors=True)
-        kept = str(result.adapter or result.model) if options.keep_models else None
-        return {"measured": found.dump(), "training": {key: result.metrics[key] for key in ("steps", "final_loss")}, "model": kept}
+        kept = result.adapter or result.model if options.keep_models else None
+        figures: Outputs = {"measured": found.dump(), "training": {key: result.metrics[key] for key in ("steps", "final_loss")}}
+        recorded = {"lineage": record.put(point.name, point.config, folder, kept, figures)} if record else {}
+        return figures | {"model": str(kept) if kept else None} | recorded
 
     return work
 

@@ -21,12 +21,16 @@ HELD_OUT_SHARE = 0.1
 
 @dataclass(frozen=True, slots=True)
 class SweepSource:
-    """The stage as it would run once. ``settings``: raw, with ``data`` as the file to train on. ``adapter``: of the model before it."""
+    """The stage as it would run once. ``settings``: raw, with ``data`` as the file to train on. ``adapter``: of the model before it.
+
+    ``parents``: lineage ids of the recipe's model and data; empty outside a recipe.
+    """
 
     name: str
     model: Path
     adapter: Path | None
     settings: Mapping[str, Any]
+    parents: tuple[str, ...] = ()
 
     @property
     def data(self) -> Path:
@@ -76,17 +80,18 @@ def _from_recipe(loaded: LoadedRecipe, entry: StageEntry, out: Path, model: str)
             raise ConfigError(f"{out}: step '{name}' has not been run with these settings", hint=again)
         return steps[name]
 
-    data = finished(f"curate-{entry.name}").outputs["path"]
+    data = finished(f"curate-{entry.name}").outputs
     settings = with_files(entry.settings, stage_files(loaded, entry))
-    settings |= {"data": data, "training": {"seed": loaded.recipe.seed, **(entry.settings.get("training") or {})}}
+    settings |= {"data": data["path"], "training": {"seed": loaded.recipe.seed, **(entry.settings.get("training") or {})}}
     if model:
-        return SweepSource(entry.name, find_model(model), None, settings)
+        return SweepSource(entry.name, find_model(model), None, settings, (data["lineage"],))
     from posttrain.stages import STAGES
 
     place = loaded.recipe.stages.index(entry)
     before = [f"{n + 1}-{e.name}" for n, e in enumerate(loaded.recipe.stages[:place]) if STAGES.get(e.kind).makes == "policy"]
     made = finished(before[-1] if before else "start-model").outputs
-    return SweepSource(entry.name, Path(made["path"]), Path(made["adapter"]) if made.get("adapter") else None, settings)
+    adapter, parents = Path(made["adapter"]) if made.get("adapter") else None, (made["lineage"], data["lineage"])
+    return SweepSource(entry.name, Path(made["path"]), adapter, settings, parents)
 
 
 def hold_out(source: SweepSource, folder: Path, *, seed: int) -> tuple[SweepSource, Path]:
