@@ -18,19 +18,32 @@ def run(
     out: Annotated[Path | None, typer.Option(help="Output folder; runs/<name of the recipe> when left out.")] = None,
     overrides: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a value; dotted path.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Validate everything and show what would run; run nothing.")] = False,
+    prune: Annotated[
+        bool, typer.Option("--prune", help="Run nothing: remove folders of steps that the recipe does not have any more.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
 ) -> None:
     """Run a recipe: from a start model to the gate and its report.
 
     Shows progress, survives Ctrl-C and kill at any point and goes on where it was; finished steps are reused while nothing they depend
     on changed.
+    `--prune` removes step folders and reference caches that earlier forms of the recipe left in the output folder, and says how much they
+    took; with `--dry-run` it only says so.
     Ends with exit code 0 when the run completed, whatever the verdict: `posttrain gate` carries the verdict in its exit code.
     """
-    from posttrain.recipes import TerminalDisplay, load_recipe, outcome_text, run_recipe
+    from posttrain.recipes import TerminalDisplay, load_recipe, outcome_text, prune_run, run_recipe
 
     loaded = load_recipe(recipe, overrides or [])
+    folder = out or Path("runs") / loaded.recipe.name
+    if prune:
+        found = prune_run(loaded, folder, dry_run=dry_run)
+        rows = [{"folder": str(one.folder), "bytes": one.num_bytes} for one in found]
+        total = f"{'would remove' if dry_run else 'removed'} {len(found)} folders, {sum(one.num_bytes for one in found) / 1e6:.1f} MB"
+        lines = [f"{one.num_bytes / 1e6:9.1f} MB  {one.folder}" for one in found]
+        print(json.dumps({"removed": [] if dry_run else rows, "found": rows}) if as_json else "\n".join([*lines, total]))
+        return
     with TerminalDisplay() as display:
-        outcome = run_recipe(loaded, out or Path("runs") / loaded.recipe.name, display=display, dry_run=dry_run)
+        outcome = run_recipe(loaded, folder, display=display, dry_run=dry_run)
     if as_json:
         steps = [{"name": step.name, "state": step.state, "seconds": step.seconds, "outputs": step.outputs} for step in outcome.steps]
         print(json.dumps({"verdict": outcome.verdict, "headline": outcome.headline, "report": str(outcome.report), "steps": steps}))

@@ -86,6 +86,13 @@ def train_step(run: RunSoFar, entry: StageEntry, model: StepResult, data: StepRe
     if files or named:
         inputs |= {"files": _hashes(files), "models": {key: step.key for key, step in named.items()}}
 
+    cache = None
+    if "reference_cache" in stage.config.model_fields and "reference_cache" not in settings:
+        rows = {key: value for key, value in comparable.items() if key not in ("objective", "training", "watch")}
+        name = content_hash({"model": model.key, "data": data.key, "rows": rows})[:16]
+        cache = run.steps.out / "cache" / "reference" / name
+        run.steps.caches.add(cache)
+
     def work(folder: Path) -> Outputs:
         origins = run.origins
         assert origins is not None
@@ -95,10 +102,8 @@ def train_step(run: RunSoFar, entry: StageEntry, model: StepResult, data: StepRe
         resolved = with_files(settings, files) | {key: step.outputs["path"] for key, step in named.items()} | {"data": data.outputs["path"]}
         if "rejects" in stage.config.model_fields:
             resolved.setdefault("rejects", str(folder))
-        if "reference_cache" in stage.config.model_fields and "reference_cache" not in settings:
-            rows = {key: value for key, value in comparable.items() if key not in ("objective", "training", "watch")}
-            cache = content_hash({"model": model.key, "data": data.key, "rows": rows})[:16]
-            resolved["reference_cache"] = str(run.steps.out / "cache" / "reference" / cache)
+        if cache is not None:
+            resolved["reference_cache"] = str(cache)
         logger = build_loggers(loaded.recipe.loggers, folder / "logs", report=run.steps.display.say)
         sources = [model, data, *named.values()]
         try:

@@ -21,7 +21,10 @@ from posttrain.stages import STAGES
 
 @dataclass(frozen=True, slots=True)
 class RunOutcome:
-    """What a run came to. ``verdict`` is the gate's (ship, block, inconclusive, infrastructure), empty in a dry run."""
+    """What a run came to. ``verdict`` is the gate's (ship, block, inconclusive, infrastructure), empty in a dry run.
+
+    ``caches``: folders of reference log-probabilities that its steps use.
+    """
 
     out: Path
     verdict: str
@@ -30,6 +33,7 @@ class RunOutcome:
     before: Path
     after: Path
     steps: tuple[StepResult, ...]
+    caches: frozenset[Path] = frozenset()
 
 
 def run_recipe(loaded: LoadedRecipe, out: str | Path, *, display: Display, dry_run: bool = False) -> RunOutcome:
@@ -66,10 +70,14 @@ def run_recipe(loaded: LoadedRecipe, out: str | Path, *, display: Display, dry_r
         place = [suite.path.resolve() for suite in suites].index(gate.suite.path.resolve())
         verdict = _judge(steps, gate, before[place], after[place], origins)
         if dry_run:
-            return RunOutcome(root, "", "dry run: nothing was run", root / "report.html", Path(), Path(), tuple(steps.results))
+            return RunOutcome(
+                root, "", "dry run: nothing was run", root / "report.html", Path(), Path(), tuple(steps.results), frozenset(steps.caches)
+            )
         folders = before[place].folder, after[place].folder
         report = write_recipe_report(loaded, gate, steps.results, *folders, root / "report.html")
-        return RunOutcome(root, verdict.outputs["verdict"], verdict.outputs["headline"], report, *folders, tuple(steps.results))
+        return RunOutcome(
+            root, verdict.outputs["verdict"], verdict.outputs["headline"], report, *folders, tuple(steps.results), frozenset(steps.caches)
+        )
 
 
 def _load_criteria(loaded: LoadedRecipe) -> tuple[Gate, list[Suite]]:

@@ -20,6 +20,8 @@ from posttrain.config.files import write_json
 from posttrain.errors import ConfigError
 
 Outputs = dict[str, Any]
+STARTED_FILE = "started.json"
+"""Key and inputs of a step, written before it begins."""
 
 
 class Display(Protocol):
@@ -55,13 +57,15 @@ class Steps:
         self.display = display
         self.dry_run = dry_run
         self.results: list[StepResult] = []
+        self.caches: set[Path] = set()
+        """Folders shared between steps that the steps of this run use."""
 
     def do(self, name: str, title: str, inputs: Mapping[str, Any], work: Callable[[Path], Outputs]) -> StepResult:
         """Reuse, resume or run one step. ``work(folder)`` returns JSON outputs."""
         number = len(self.results) + 1
         key = content_hash({"step": name, "inputs": dict(inputs)})
         folder = self.out / f"{number:02d}-{name}"
-        done, started = _read(folder / "done.json"), _read(folder / "started.json")
+        done, started = _read(folder / "done.json"), _read(folder / STARTED_FILE)
         if done.get("key") == key:
             result = StepResult(name, key, folder, "reused", float(done["seconds"]), done["outputs"])
             self.display.step(number, title, "reused")
@@ -74,7 +78,7 @@ class Steps:
             if state == "run" and folder.exists():
                 shutil.rmtree(folder)
             folder.mkdir(parents=True, exist_ok=True)
-            write_json(folder / "started.json", {"key": key, "inputs": dict(inputs)})
+            write_json(folder / STARTED_FILE, {"key": key, "inputs": dict(inputs)})
             self.display.step(number, title, state)
             begin = time.monotonic()
             outputs = work(folder)
