@@ -56,8 +56,9 @@ class Evidence:
     def holds_number(self, number: FoundNumber) -> bool:
         """Whether the number is there: the same value, or a more precise one that rounds to it.
 
-        One written without a scale counts with the claim's ("1,496.5 million") where its text names that scale ("in millions"). A number
-        that is written negative needs a negative one, which may stand in parentheses; one without sign may take its sign from words.
+        Where a text names a scale ("in millions"), its numbers without one also count with that scale, for a claim that has one
+        ("1,496.5 million"). A number written negative needs a negative one, which may stand in parentheses; one without sign may take
+        its sign from words.
         """
         return any(
             _agrees(number, known, scales)
@@ -135,19 +136,15 @@ def _readable_numbers(text: str) -> list[FoundNumber]:
 
 
 def _agrees(claimed: FoundNumber, known: FoundNumber, scales: set[str]) -> bool:
-    if _same(claimed, claimed.size, claimed.unit, known.size, known.unit):
-        return True
-    if claimed.scale and not known.scale and claimed.scale in scales:
-        factor = SCALES[claimed.scale]
-        return _same(claimed, claimed.size, claimed.unit, known.size * factor, known.unit * factor)
-    return False
+    factors = [SCALES[scale] for scale in scales] if claimed.scale and not known.scale else []
+    return any(_same(claimed, known.size * factor, known.unit * factor) for factor in (1.0, *factors))
 
 
-def _same(claimed: FoundNumber, value: float, unit: float, known: float, known_unit: float) -> bool:
-    apart = abs(value - known)
-    if apart <= 1e-9 * max(value, known):
+def _same(claimed: FoundNumber, known: float, known_unit: float) -> bool:
+    apart = abs(claimed.size - known)
+    if apart <= 1e-9 * max(claimed.size, known):
         return True
-    return claimed.digits >= 2 and known_unit < unit * (1 - 1e-9) and apart <= unit / 2 * (1 + 1e-9)
+    return claimed.digits >= 2 and known_unit < claimed.unit * (1 - 1e-9) and apart <= claimed.unit / 2 * (1 + 1e-9)
 
 
 def _calculated(text: str, numbers: Sequence[FoundNumber], evidence: Evidence) -> set[int]:

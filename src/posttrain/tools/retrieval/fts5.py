@@ -13,11 +13,12 @@ from posttrain.tools.retrieval.store import SCOPE_BITS, PassageStore
 MAX_WORDS = 64
 MAX_SCORED = 10_000
 TOKENIZER = "porter unicode61 remove_diacritics 2"
-_WORD = re.compile(r"\w+")
+_WORD = re.compile(r"\d+(?:[.,]\d+)+|\w+")
 
 
 def query_words(query: str) -> list[str]:
-    """The first :data:`MAX_WORDS` different words of a query, in small letters: letters, digits and ``_`` only, so never syntax."""
+    """The first :data:`MAX_WORDS` different words of a query, in small letters. They hold letters, digits, ``_`` and the points of
+    numbers only, so quoted they are never syntax; ``9,000`` is looked for as it stands."""
     words = (match.group().lower() for match in _WORD.finditer(query))
     found: dict[str, None] = {}
     for word in words:

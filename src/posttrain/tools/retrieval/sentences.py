@@ -4,7 +4,7 @@ import re
 
 Span = tuple[int, int]
 
-_END = re.compile(r"(?<![.!?…])[.!?…]++[\"'”’)\]]*+(?=\s)|\n(?=[ \t]*(?:\n|[-*•+][ \t]|\d{1,3}[.)][ \t]|[#>|]))|[。！？]")
+_END = re.compile(r"(?<![.!?…])[.!?…]++[\"'”’)\]]*+(?=\s)|(?<=:)\n|\n(?=[ \t]*(?:\n|[-*•+][ \t]|\d{1,3}[.)][ \t]|[#>|]))|[。！？]")
 _ABBREVIATION = re.compile(
     r"(?:^|[\s(\[\"'“])(?:[A-Za-z]|e\.g|i\.e|a\.m|p\.m|U\.S|U\.K|mr|mrs|ms|dr|prof|st|vs|etc|inc|ltd|co|corp|approx|cf|al"
     r"|jan|feb|mar|apr|jun|jul|aug|sep|sept|oct|nov|dec)\.$",
@@ -24,7 +24,7 @@ def sentence_spans(text: str, start: int = 0, end: int | None = None) -> list[Sp
     """Spans of the sentences of ``text[start:end]``, without outer white space, in order; together they hold everything but blanks.
 
     A sentence ends at ``. ! ? …`` before white space (not after an abbreviation, an initial, or where a small letter follows), at
-    a blank line, and before a list item or heading.
+    a blank line, at a line's end after a colon, and before a list item or heading.
     """
     stop = len(text) if end is None else end
     cuts = [(match.end(), match.end()) for match in _END.finditer(text, start, stop) if _ends_sentence(text, match, start, stop)]
