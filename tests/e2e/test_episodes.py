@@ -1,5 +1,6 @@
 """Episodes of a real model, small and trained here to use a tool: the loop, training on its ids, suites, reports, chat."""
 
+import json
 import os
 import signal
 import subprocess
@@ -12,8 +13,12 @@ import pytest
 import tool_suite
 import torch
 from tool_model import HOUSES, PAIRS, SIGNATURES, tasks, write_tool_model
+from tool_server import ToolServer
 from tool_suite import SUITE, write_suite
+from typer.testing import CliRunner
 
+from posttrain.cli.chat import app as chat_app
+from posttrain.cli.eval import app as eval_app
 from posttrain.episodes import (
     EpisodeRunner,
     EpisodeSettings,
@@ -22,8 +27,8 @@ from posttrain.episodes import (
     episode_to_sequence,
     run_episodes,
 )
-from posttrain.errors import ConfigError
-from posttrain.evaluation import evaluate, load_suite, read_suite
+from posttrain.errors import ConfigError, ContractError
+from posttrain.evaluation import EvaluationResult, evaluate, load_suite, read_suite
 from posttrain.generation import LocalGenerator
 from posttrain.models import ModelSettings, Policy, build_forest
 from posttrain.records import SamplingSettings
@@ -231,3 +236,72 @@ def test_a_wrong_world_or_limit_is_told_before_anything_runs(generator, tmp_path
     with pytest.raises(ConfigError, match=told):
         evaluate(load_suite(write_suite(tmp_path, extra=[row], text=text)), Unasked(generator), out_dir=tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+TOOLS = """
+from pathlib import Path
+from posttrain.tools import tool
+
+@tool(action=ACTION)
+def get_lamp(room: str) -> str:
+    "Colour of a lamp."
+    Path(__file__).with_name("asked.txt").write_text(room)
+    return {"hall": "red", "bath": "green", "loft": "red"}[room]
+"""
+
+
+def talk(folder, root, *options, action=False, text):
+    (root / "tools.py").write_text(TOOLS.replace("ACTION", str(action)))
+    arguments = ["-m", folder, "--tools", root / "tools.py", "--dtype", "float32", *options]
+    return CliRunner().invoke(chat_app, [str(argument) for argument in arguments], input=text, catch_exceptions=False)
+
+
+def test_chat_shows_text_calls_and_results_as_they_come(folder, tmp_path):
+    done = talk(folder, tmp_path, text="colour of hall?\n/reset\nhello\n/reset\ncolour of bath?\n")
+    assert done.stdout == '\n[get_lamp(room="hall")]\nok: red\nred\nhello\n\n[get_lamp(room="bath")]\nok: green\ngreen\n'
+
+
+def test_chat_gives_the_whole_conversation_as_json(folder, tmp_path):
+    messages = json.loads(talk(folder, tmp_path, "--json", "--constrain", text="colour of loft?\nhello\n").stdout)["messages"]
+    assert [message["role"] for message in messages][:5] == ["user", "assistant", "tool", "assistant", "user"]
+    assert messages[1]["tool_calls"][0]["arguments"] == {"room": "loft"}
+    assert [message["content"] for message in messages[2:5]] == ["red", "red", "hello"]
+
+
+@pytest.mark.parametrize(
+    ("options", "answer", "is_done"),
+    [((), "n\n", False), ((), "", False), ((), "y\n", True), (("--yes",), "", True)],
+    ids=["no", "end", "y", "--yes"],
+)
+def test_an_action_runs_only_when_a_person_or_the_command_said_so(folder, tmp_path, options, answer, is_done):
+    done = talk(folder, tmp_path, *options, action=True, text=f"colour of hall?\n{answer}")
+    assert (tmp_path / "asked.txt").exists() == is_done
+    assert ("[y/N]" in done.stderr) == (not options)
+    assert ("ok: red" if is_done else "forbidden: get_lamp was not called: the user refused it") in done.stdout
+
+
+def test_tools_need_a_template_that_prints_calls(generator, folder):
+    from posttrain.chat import ChatContract
+    from posttrain.models.tiny import CHATML
+
+    plain = LocalGenerator(generator.model, ChatContract(generator.contract.tokenizer, CHATML))
+    with pytest.raises(ContractError, match="prints no tool calls"):
+        run_episodes(plain, tasks(), settings=EpisodeSettings(), sampling=SAMPLING)
+
+
+def test_the_eval_command_runs_episodes_on_a_local_model_and_on_an_endpoint(folder, generator, tmp_path):
+    suite = write_suite(tmp_path)
+    options = ["--suite", str(suite), "--json"]
+    local = CliRunner().invoke(eval_app, [*options, "--model", str(folder), "--out", str(tmp_path / "local")], catch_exceptions=False)
+    with ToolServer(generator) as server:
+        asked = ["--model", "lamps", "--endpoint", server.url, "--out", str(tmp_path / "endpoint"), "--batch-size", "3"]
+        remote = CliRunner().invoke(eval_app, [*options, *asked], catch_exceptions=False)
+    for done in (local, remote):
+        summary = json.loads(done.stdout)
+        assert [summary["scores"][name]["overall"]["value"] for name in ("right", "calls")] == [1, 1]
+        assert summary["tool_calls"]["mean"] == 1
+    here, there = (EvaluationResult.load(tmp_path / name) for name in ("local", "endpoint"))
+    for key, sample in here.samples.items():
+        other = there.samples[key]
+        assert (other.text, other.outcome) == (sample.text, sample.outcome)
+        assert (other.num_prompt_tokens, other.num_completion_tokens) == (sample.num_prompt_tokens, sample.num_completion_tokens)

@@ -104,12 +104,12 @@ def write_tool_model(folder, *, seed=3):
         optimizer.param_groups[0]["lr"] = 6e-3 * min(1.0, (step + 1) / 20)
         states = model.model(input_ids=ids).last_hidden_state[:, :-1][counts[:, 1:]]
         loss = torch.nn.functional.cross_entropy(model.lm_head(states), targets, reduction="none")
+        if float(loss.detach().max()) < 0.2:  # every token of every trajectory has probability 0.8 or more
+            break
         optimizer.zero_grad()
         ((loss * weights).sum() / weights.sum()).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        if float(loss.detach().max()) < 0.2:  # every token of every trajectory has probability 0.8 or more
-            break
     with atomic_directory(folder) as place:
         model.eval().save_pretrained(place)
         tokenizer.save_pretrained(place)

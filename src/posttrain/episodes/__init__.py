@@ -1,5 +1,6 @@
 """The tool loop: model, calls, results, answer."""
 
+from posttrain.episodes.conversation import ToolConversation, call_text
 from posttrain.episodes.progress import Progress, turn_seed
 from posttrain.episodes.runner import EpisodeRunner, run_episodes
 from posttrain.episodes.settings import EpisodeSettings, EpisodeTask
@@ -11,7 +12,9 @@ __all__ = [
     "EpisodeSettings",
     "EpisodeTask",
     "Progress",
+    "ToolConversation",
     "ToolboxEnvironment",
+    "call_text",
     "episode_to_demonstration",
     "episode_to_generation",
     "episode_to_sequence",

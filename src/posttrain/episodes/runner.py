@@ -67,6 +67,11 @@ class EpisodeRunner:
 
         Raises ContractError where the template refuses the conversation; what the generator refuses, ``advance`` raises.
         """
+        if task.tools and self._contract is not None and self._contract.call_format is None:
+            raise ContractError(
+                "the chat template prints no tool calls, and this task has tools",
+                hint="use a model made for tools, or give the model a template that prints them, such as 'chatml-tools'",
+            )
         progress = Progress(task, self._settings, self._sampling, self._contract, self._context_length, on_text, on_call)
         self._open.add(progress)
         self._inbox.put(partial(self._ask, progress))

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 class EpisodeSettings(Config):
     """Limits of the tool loop. The length of a single turn is the sampling's ``max_new_tokens``."""
 
-    max_steps: int = Field(6, ge=1, le=1000)
+    max_steps: int = Field(default=6, ge=1, le=1000)
     """Turns the model may write. The last one is for the answer: calls it makes are not run."""
-    max_tokens: int = Field(1024, ge=1)
+    max_tokens: int = Field(default=1024, ge=1)
     """Tokens after the prompt: what the model writes and what it reads from tools, together. Its context is a limit besides."""
     constrain: bool = False
     """Decode every turn under the tools' schemas: a call is always one that a tool takes, and the last turn is never a call."""

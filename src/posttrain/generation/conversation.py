@@ -2,12 +2,26 @@
 
 import dataclasses
 import sys
-from collections.abc import Callable
-from typing import IO
+from collections.abc import Callable, Sequence
+from typing import IO, Any, Protocol
 
 from posttrain.errors import DataError
 from posttrain.generation.local import LocalGenerator
 from posttrain.records import GenerationRequest, Message, SamplingSettings
+
+
+class Talker(Protocol):
+    """What :func:`talk` talks to."""
+
+    messages: tuple[Message, ...]
+
+    def reset(self) -> None:
+        """Forget everything but the system message."""
+        ...
+
+    def ask(self, question: str, on_text: Callable[[str], None]) -> str:
+        """Add the question and its answer, which ``on_text`` gets piece by piece."""
+        ...
 
 
 class Conversation:
@@ -32,7 +46,13 @@ class Conversation:
         return answer.text
 
 
-def talk(conversation: Conversation, lines: IO[str], out: IO[str] | None, *, prompt: IO[str] | None) -> None:
+def message_rows(messages: Sequence[Message]) -> list[dict[str, Any]]:
+    """Messages as JSON: role and content, and what else a message has."""
+    rows = (dataclasses.asdict(message) for message in messages)
+    return [{name: value for name, value in row.items() if value or name == "content"} for row in rows]
+
+
+def talk(conversation: Talker, lines: IO[str], out: IO[str] | None, *, prompt: IO[str] | None) -> None:
     """Read a question a line until ``/quit`` or the end; ``/reset`` starts again. ``prompt``: where "> " is shown, None for piped input."""
 
     def show(text: str) -> None:

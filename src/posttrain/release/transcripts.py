@@ -1,9 +1,9 @@
 """What a page shows of an answer with tools: what was said, each call, what came back."""
 
 import json
-from collections.abc import Mapping
 from typing import Any
 
+from posttrain.episodes import call_text
 from posttrain.evaluation import SampleResult
 
 TEXT_LIMIT = 4_000
@@ -26,13 +26,8 @@ def transcript_view(sample: SampleResult) -> dict[str, Any]:
             continue
         if text:
             turns.append(_turn("failed" if role == "user" else "said", "to the model" if role == "user" else "said", text))
-        turns += [_turn("call", "call", call_text(call)) for call in message.get("tool_calls", ())]
+        turns += [_turn("call", "call", call_text(call["name"], call["arguments"])) for call in message.get("tool_calls", ())]
     return {"turns": turns, "outcome": json.dumps(dict(sample.outcome), indent=1, ensure_ascii=False) if sample.outcome else ""}
-
-
-def call_text(call: Mapping[str, Any]) -> str:
-    """``get_balance(account="1200", on="2024-03-31")``."""
-    return f"{call['name']}({', '.join(f'{name}={json.dumps(value, ensure_ascii=False)}' for name, value in call['arguments'].items())})"
 
 
 def _turn(kind: str, label: str, text: str) -> dict[str, str]:

@@ -176,7 +176,7 @@ class Broken(Ledger):
     """Breaks in one place."""
 
     def __init__(self, where):
-            super().__init__(TOOLS)
+        super().__init__(TOOLS)
         if where == "count":
             self.call_many = lambda calls: [ToolResult("a"), ToolResult("b")]
         elif where != "open":

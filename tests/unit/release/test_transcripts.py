@@ -5,7 +5,7 @@ import re
 from posttrain.evaluation import SampleResult, evaluate, load_suite
 from posttrain.records import CallRecord, Generation, Message, ToolCall
 from posttrain.release import judge, write_report
-from posttrain.release.transcripts import TEXT_LIMIT, call_text, transcript_view
+from posttrain.release.transcripts import TEXT_LIMIT, transcript_view
 
 ATTACK = "</pre><script>window.stolen = 1</script>"
 
@@ -63,10 +63,6 @@ def test_transcripts_stand_side_by_side_and_are_text(bench):
 
 def sample(*transcript, outcome=None):
     return SampleResult("c", 0, "", "stop", 1, 1, None, "", 0, {}, transcript=transcript, outcome=outcome or {})
-
-
-def test_a_call_is_written_as_one_writes_a_call():
-    assert call_text({"name": "move", "arguments": {"to": "1200", "cents": 5, "why": None}}) == 'move(to="1200", cents=5, why=null)'
 
 
 def test_an_answer_without_tools_has_no_turns():
