@@ -16,8 +16,9 @@ import numpy as np
 import torch
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
-from posttrain.generation.batch import Batch, Row
+from posttrain.generation.batch import Batch, slot_attention_of
 from posttrain.generation.packing import can_pack, pack_linears
+from posttrain.generation.row import Row
 from posttrain.models import choose_dtype, load_for_inference
 from posttrain.records import SamplingSettings
 
@@ -67,15 +68,18 @@ class Ours:
     def __init__(self, model: torch.nn.Module, prompts: list[list[int]], new: int) -> None:
         if can_pack(model):
             pack_linears(model)
-        self.prompts = prompts
-        self.batch = Batch(model, num_slots=len(prompts), capacity=max(map(len, prompts)) + new, end_ids=())
+        self.model, self.prompts = model, prompts
+        self.batch = Batch(model, num_rows=len(prompts), num_positions=2 * len(prompts) * (max(map(len, prompts)) + new), end_ids=())
 
     def __call__(self, new: int) -> list[list[int]]:
         self.batch.forget()
-        done: dict[int, list[int]] = {}
-        rows = [Row(i, list(prompt), SamplingSettings(), new) for i, prompt in enumerate(self.prompts)]
-        self.batch.run(rows, lambda row: done.__setitem__(row.index, row.generated))
-        return [done[i] for i in range(len(rows))]
+        rows = [Row(list(prompt), SamplingSettings(), new) for prompt in self.prompts]
+        for row in rows:
+            self.batch.submit(row)
+        with slot_attention_of(self.model):
+            while not all(row.is_over for row in rows):
+                self.batch.step()
+        return [row.generated for row in rows]
 
 
 def seconds(work, new: int) -> float:

@@ -137,3 +137,63 @@ def test_the_key_is_no_part_of_the_identity(server):
 def test_wrong_settings_are_refused(arguments, message):
     with pytest.raises(ConfigError, match=message):
         EndpointGenerator(**{"base_url": "http://localhost/v1", "model": "m", **arguments})
+
+
+def test_a_session_takes_requests_as_they_come_and_says_the_same(server):
+    requests = [ask(f"account {i}", f"r{i}") for i in range(5)]
+    seen = []
+    with EndpointGenerator(server.url, "tiny", concurrency=2).open() as session:
+        tickets = [session.submit(requests[0], on_text=seen.append)]
+        done = session.advance(10.0)
+        tickets += [session.submit(request) for request in requests[1:]]
+        while session.num_open:
+            done += session.advance()
+    assert done[0] is tickets[0]
+    assert seen == [tickets[0].generation.text]
+    assert [ticket.generation.text for ticket in tickets] == [answer.text for answer in server.generator.generate(requests)]
+    assert server.most_together == session.statistics.peak_rows == 2
+    assert session.statistics.num_done == 5
+    assert session.statistics.generated_tokens == sum(ticket.generation.num_completion_tokens for ticket in tickets)
+
+
+def test_a_session_keeps_going_after_a_failure_and_says_whose_it_was(server):
+    server.faults = [(400, {})]
+    with EndpointGenerator(server.url, "tiny", concurrency=1).open() as session:
+        bad, good = session.submit(ask("a", "bad")), session.submit(ask("b", "good"))
+        while session.num_open:
+            session.advance()
+    assert isinstance(bad.error, DataError)
+    assert "'bad' was refused" in str(bad.error)
+    assert good.generation is not None
+
+
+def test_cancelled_requests_come_back_cancelled_sent_or_not(server):
+    server.faults = [5.0]
+    with EndpointGenerator(server.url, "tiny", concurrency=1).open() as session:
+        sent, waiting, kept = [session.submit(ask(text)) for text in "abc"]
+        while not server.requests:
+            session.advance(0.01)
+        for ticket in (sent, waiting):
+            session.cancel(ticket)
+        done = []
+        while session.num_open:
+            done += session.advance()
+    assert sent.cancelled
+    assert waiting.cancelled
+    assert kept.generation is not None
+    assert len(done) == 3
+    assert len(server.requests) == 2
+    with pytest.raises(InfrastructureError, match="closed"):
+        session.submit(ask("d"))
+
+
+def test_what_an_endpoint_cannot_be_sent_is_refused(server):
+    from posttrain.records import Constraint
+
+    generator = EndpointGenerator(server.url, "tiny")
+    with pytest.raises(ConfigError, match=r"request 0: prompt_ids cannot be sent"):
+        generator.generate([GenerationRequest((), prompt_ids=(1, 2))])
+    with pytest.raises(ConfigError, match="a constraint of kind 'lark' cannot be sent"):
+        generator.generate([GenerationRequest((Message("user", "a"),), constraint=Constraint("lark", 'start: "a"'))])
+    generator.generate([GenerationRequest((Message("user", "a"),), constraint=Constraint("json_schema", {"type": "object"}))])
+    assert server.requests[0]["response_format"]["json_schema"]["schema"] == {"type": "object"}
