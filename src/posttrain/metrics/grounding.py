@@ -19,14 +19,14 @@ Judge = Callable[[str, Sequence[str]], bool | None]
 Status = Literal["grounded", "unsupported", "not_checkable"]
 
 MIN_QUOTED_WORDS = 3
-CONSTANTS = (1.0, 2.0, 3.0, 4.0, 12.0, 100.0)
-"""What a shown calculation may use without evidence: halves, quarters, months, percent."""
+CONSTANTS = (*range(13), 100)
+"""What a shown calculation may use without evidence: numbers to average over, quarters, months, percent."""
 _QUOTE = re.compile(r"[\"“«]([^\"“”«»]{1,2000})[\"”»]")
 _ELLIPSIS = re.compile(r"\s*(?:\[?(?:\.\.\.|…)\]?)\s*")
 _DATE = re.compile(r"(\d{4})[-/.](\d{1,2})[-/.](\d{1,2})")
 _PREFIXED = re.compile(r"(?:FY|CY|Q|H)(\d{1,4})", re.IGNORECASE)
 _MONTHS = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]
-_EQUATION = re.compile(r"[\d(][\d\s.,()$€£¥%+*/×÷−–x-]{2,200}=")
+_EQUATION = re.compile(r"[\d(\[$€£¥−-][\d\s.,()\[\]$€£¥%+*/×÷−–x-]{2,200}=")
 _OPERATORS: Mapping[type[ast.operator], Callable[[float, float], float]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
@@ -66,6 +66,10 @@ class Evidence:
             for known in numbers
             if number.sign != -1 or known.sign != 1
         )
+
+    def holds_digits(self, number: FoundNumber) -> bool:
+        """Whether a number is there with the same magnitude, whatever its sign and scale."""
+        return any(number.magnitude == known.magnitude for numbers in self._numbers for known in numbers)
 
     def holds_code(self, code: str) -> bool:
         """Whether the code is there as it stands; a date also in parts (``March 31, 2019``), ``FY2019`` and ``Q3`` also by their number."""
@@ -125,7 +129,7 @@ def normal(text: str) -> str:
 
 
 def _mentions(normal_text: str, scale: str) -> bool:
-    words = {"percent": r"%|\bper ?cent|\bpct\b", "thousand": r"\bthousands?\b|\b000s?\b", "million": r"\bmillions?\b|\bmn\b|\bmm\b"}
+    words = {"percent": r"%|\bper ?cent|\bpct\b", "thousand": r"\bthousands?\b|\b000s?\b", "million": r"\bmillions?\b|\bmn\b|[$€£¥] ?mm?\b"}
     return re.search(words.get(scale, rf"\b{scale}s?\b"), normal_text) is not None
 
 
@@ -148,19 +152,19 @@ def _same(claimed: FoundNumber, known: float, known_unit: float) -> bool:
 
 
 def _calculated(text: str, numbers: Sequence[FoundNumber], evidence: Evidence) -> set[int]:
-    """Where numbers start that a calculation shown in the text accounts for: ``44.1 - 56.7 = -12.6``, its terms being in the evidence."""
+    """Where the numbers start of calculations that are shown and right, their terms being in the evidence, in whatever scale:
+    ``44.1 - 56.7 = -12.6``."""
     accounted: set[int] = set()
     for match in _EQUATION.finditer(text):
         terms = [number for number in numbers if match.start() <= number.start < match.end()]
         result = next((number for number in numbers if number.start >= match.end()), None)
         if result is None or len(terms) < 2 or re.search(r"[^\s$€£¥(−-]", text[match.end() : result.start]):
             continue
-        constants = {term.start for term in terms if not term.scale and term.magnitude in CONSTANTS}
-        if not all(term.start in constants or evidence.holds_number(term) for term in terms):
+        if not all(term.magnitude in CONSTANTS or evidence.holds_digits(term) for term in terms):
             continue
         value = _evaluate(match.group()[:-1])
         if value is not None and _is_result(abs(value), result):
-            accounted |= constants | {result.start}
+            accounted |= {result.start, *(term.start for term in terms)}
     return accounted
 
 
@@ -172,8 +176,8 @@ def _is_result(value: float, result: FoundNumber) -> bool:
 
 def _evaluate(expression: str) -> float | None:
     """The value of a sum written with + - * / and parentheses; None when it is none."""
-    plain = re.sub(r"[\s,$€£¥]", "", expression).replace("×", "*").replace("x", "*").replace("÷", "/")
-    plain = re.sub(r"(\d(?:[\d.]*))%", r"(\1/100)", plain.replace("−", "-").replace("–", "-"))
+    plain = re.sub(r"[\s,$€£¥]", "", expression).translate(str.maketrans("[]×x÷−–", "()**/--"))
+    plain = re.sub(r"(\d(?:[\d.]*))%", r"(\1/100)", plain)
     try:
         return _value(ast.parse(plain, mode="eval").body)
     except (SyntaxError, ValueError, ZeroDivisionError, OverflowError, RecursionError, MemoryError):

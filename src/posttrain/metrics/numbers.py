@@ -23,7 +23,7 @@ _IN_TEXT = re.compile(
 )
 _CODE = re.compile(r"(?<![\w.])[A-Za-z0-9_]+(?:[-/.:#@&]+[A-Za-z0-9_]+)*")
 _PLAIN = re.compile(
-    r"\d+(?:\.\d+)?(?:k|m|mn|bn|tn|st|nd|rd|th|s)?|\d+(?:\.\d+)?(?:-\d+(?:\.\d+)?)?|\d+(?:\.\d+)?(?:-[a-z]+)+", re.IGNORECASE
+    r"\d+(?:\.\d+)?(?:k|m|mn|bn|tn|st|nd|rd|th|s)?|\d+(?:\.\d+)?(?:[-/]\d+(?:\.\d+)?)?|\d+(?:\.\d+)?(?:-[a-z]+)+", re.IGNORECASE
 )
 
 
