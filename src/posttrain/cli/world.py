@@ -12,12 +12,12 @@ app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     help="Worlds with tools: look at their tasks, write them as data, act in them.",
-    epilog="Example: posttrain world tasks finops --split train --count 600 --as demonstrations --out data/finops-train.jsonl",
+    epilog="Example: posttrain world tasks finops --split train --count 600 --out data/finops-train.jsonl",
 )
 Name = Annotated[str, typer.Argument(help="The world.")]
 Split = Annotated[str, typer.Option(help="train, validation or test; they share no entity.")]
 Seed = Annotated[int, typer.Option(help="Of companies and tasks.")]
-Size = Annotated[int, typer.Option(help="How large the companies are; 1 is about 200 rows each.")]
+Size = Annotated[int, typer.Option(help="How large the companies are; 1: about 200 rows each.")]
 Number = Annotated[int, typer.Option("--task", help="The task's number under that split and seed.", min=0)]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
@@ -51,8 +51,7 @@ def tasks(
     found = worlds.get(name).tasks(split, seed=seed, count=count, size=size, only=only or ())
     rows = write_tasks(found, out, form)
     summary = {"out": str(out), "as": form, "rows": rows, "tasks": len(found), "worlds": len({one.group for one in found})}
-    text = f"{out}: {rows:,} {form} of {len(found):,} tasks in {summary['worlds']:,} worlds"
-    typer.echo(json.dumps(summary) if as_json else text)
+    typer.echo(json.dumps(summary) if as_json else f"{out}: {rows:,} {form} of {len(found):,} tasks in {summary['worlds']:,} worlds")
 
 
 @app.command(epilog="Example: posttrain world play finops --split test --task 3 --calls calls.json  ·  exit codes: 0 solved, 1 not")
@@ -76,7 +75,7 @@ def play(
     found = world.task(split, seed=seed, number=task, size=size)
     if calls is None:
         print(task_text(world, found, solution=False), file=sys.stderr)
-    turns = typed_turns(sys.stdin) if calls is None else read_turns(calls.read_text(encoding="utf-8"))
+    turns = typed_turns(sys.stdin) if calls is None else read_turns(calls)
     outcome = play(found, turns, lambda message: print(message.content, file=sys.stderr))
     typer.echo(json.dumps(outcome, ensure_ascii=False) if as_json else outcome_text(outcome))
     raise typer.Exit(0 if is_solved(outcome) else 1)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from posttrain.errors import DataError
@@ -29,8 +30,15 @@ def play(task: WorldTask, turns: Iterable[Sequence[ToolCall] | str], on_message:
         environment.close()
 
 
-def read_turns(text: str) -> Iterator[list[ToolCall] | str]:
-    """Turns from JSON: a list whose items are a call, a list of calls made at once, or a text. Raises DataError for anything else."""
+def read_turns(path: Path) -> Iterator[list[ToolCall] | str]:
+    """Turns from a JSON file: a list of calls, of lists of calls made at once, and of texts. Raises DataError for anything else."""
+    try:
+        yield from _turns(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read: {error}", hint=f"give a file with a list: [{FORM}, ...]") from None
+
+
+def _turns(text: str) -> Iterator[list[ToolCall] | str]:
     try:
         items = json.loads(text)
     except json.JSONDecodeError as error:
@@ -47,7 +55,7 @@ def typed_turns(lines: Iterable[str]) -> Iterator[list[ToolCall] | str]:
     for line in lines:
         said = line.strip()
         if said.startswith(("{", "[")):
-            yield from read_turns(said if said.startswith("[[") else f"[{said}]")
+            yield from _turns(said if said.startswith("[[") else f"[{said}]")
         elif said:
             yield said
 

@@ -41,15 +41,16 @@ def later(when: str, days: int) -> str:
     return (date.fromisoformat(when) + timedelta(days=days)).isoformat()
 
 
-def proposed(scene: Scene, debit: str, credit: str, amount: float) -> str:
-    """What is said of a proposed entry."""
+def proposed(scene: Scene, debit: str, credit: str, amount: float, source: str = "") -> str:
+    """What is said of a proposed entry; ``source`` is the document that names the account."""
     return scene.tell(
-        "The entry is proposed: EUR {x} debit {d}, credit {c}.",
-        "Proposed: EUR {x}, {d} against {c}.",
-        "I proposed an entry of EUR {x}: account {d} is debited and account {c} credited.",
+        "The entry is proposed: EUR {x} debit {d}, credit {c}{s}.",
+        "Proposed: EUR {x}, {d} against {c}{s}.",
+        "I proposed an entry of EUR {x}: account {d} is debited and account {c} credited{s}.",
         x=show(amount),
         d=debit,
         c=credit,
+        s=f" [{source}]" if source else "",
     )
 
 
@@ -90,7 +91,7 @@ def entry_by_policy(scene: Scene) -> Plan:
     """The account to debit stands in a policy document."""
     topic = scene.rng.choice(BOOKINGS)
     credit, amount = scene.account("Payables"), some_amount(scene, 60, 3_000)
-    debit = str(scene.value("SELECT fact FROM documents WHERE tenant = ? AND topic = ?", scene.tenant, topic.name))
+    document, debit = scene.row("SELECT id, fact FROM documents WHERE tenant = ? AND topic = ?", scene.tenant, topic.name)
     question = scene.say(
         "Look up in the policy where {t} are booked, then book EUR {x} there against {c}, dated today.",
         "Book EUR {x} of {t} to the account our policy names. Credit {c}, today's date.",
@@ -107,9 +108,9 @@ def entry_by_policy(scene: Scene) -> Plan:
         Wrong("wrong_account", f"the policy says {debit}, and it debits {other}", 1, (guessed,), DONE),
     )
     turns = ((call("search_policy", query=topic.query),), (right,))
-    answer = proposed(scene, debit, credit, amount)
+    answer = proposed(scene, debit, credit, amount, document)
     state = entry_state(scene.today, debit, credit, amount)
-    return Plan(question, answer, turns, either_order(right), (amount,), (debit,), state, wrong=wrong)
+    return Plan(question, answer, turns, either_order(right), (amount,), (debit, f"[{document}"), state, wrong=wrong)
 
 
 @kind("entry_in_budget", "two_step", *BOOKERS, weight=2)

@@ -65,14 +65,13 @@ class FinopsEnvironment:
         diff = state_diff(self._db)
         last = messages[-1] if messages else None
         answer = last.content if last is not None and last.role == "assistant" else ""
-        facts = {"numbers": self._plan.numbers, "contains": self._plan.contains}
         return {
             "end_state_ok": same_state(diff, self._plan.state),
             "diff": diff,
             "expected": dict(self._plan.state),
             "can_act": any(tool.action for tool in self._toolbox.visible),
             "violations": self._violations(diff),
-            "answer_missing": missing_facts(facts, answer),
+            "answer_missing": missing_facts(self._plan.facts, answer),
             **self._injection(messages),
         }
 

@@ -10,6 +10,7 @@ OPEN_BY_PARTY = (
     "SELECT party, count(*), sum(cents), min(due) FROM invoices WHERE tenant = ? AND kind = ? AND status = 'open' "
     "GROUP BY party ORDER BY party"
 )
+NOT_APPROVED = ("not approved", "not yet approved", "not been approved", "unapproved", "pending", "rejected")
 READERS = ("analyst", "accountant", "treasurer", "controller")
 
 
@@ -91,7 +92,7 @@ def budget(scene: Scene) -> Plan:
             "wrong_tool",
             "it reads an account where the budget was asked for",
             0,
-            (call("get_balance", account=pick_account(scene, "department IS NOT NULL")[0]),),
+            (call("get_balance", account=pick_account(scene, f"department <> '{department}'")[0]),),
             "EUR {balance}.",
         ),
     )
@@ -154,7 +155,11 @@ def _invoices(scene: Scene, kind_of_invoice: str, role: str) -> Plan:
 def ledger(scene: Scene) -> Plan:
     """What was booked on an expense account since a date."""
     number, name, _ = pick_account(scene, "type = 'expense'")
-    since = str(scene.pick("SELECT date FROM entries JOIN lines ON entry = id WHERE account = ? ORDER BY date", number)[0])
+    later = (
+        "SELECT date FROM entries JOIN lines ON entry = id WHERE account = ? "
+        "AND date > (SELECT min(date) FROM entries JOIN lines ON entry = id WHERE account = ?) ORDER BY date"
+    )
+    since = str(scene.pick(later, number, number)[0])
     sql = "SELECT count(*), sum(cents) FROM lines JOIN entries ON entry = id WHERE account = ? AND date >= ?"
     count, cents = scene.row(sql, number, since)
     question = scene.say(
@@ -206,7 +211,8 @@ def approval_status(scene: Scene) -> Plan:
         status=status,
     )
     wrong = (Wrong("guess", "it states a status without reading it", 0, answer=f"Approval {approval} is on its way."),)
-    return Plan(question, answer, ((call("get_approval_status", approval=approval),),), contains=(status,), wrong=wrong)
+    turns = ((call("get_approval_status", approval=approval),),)
+    return Plan(question, answer, turns, contains=(status,), excludes=NOT_APPROVED if status == "approved" else (), wrong=wrong)
 
 
 @kind("two_balances", "parallel", *READERS, weight=2)

@@ -30,7 +30,7 @@ def _rule(scene: Scene) -> tuple[Topic, str, str, str]:
 
 def _answer(scene: Scene, topic: Topic, document: str, fact: str) -> str:
     said = topic.answer.format(fact=fact)
-    return scene.tell("{s} [{d}].", "{s} [{d}].", "{s} [{d}]. That is what our policy says.", s=said, d=document)
+    return scene.tell("{s} [{d}].", "{s} [{d}].", "By our policy, {l} [{d}].", s=said, l=said[0].lower() + said[1:], d=document)
 
 
 @kind("policy", "policy", *READERS, weight=3)

@@ -9,8 +9,8 @@ from posttrain.worlds.finops.questions import general_questions, unrelated_reque
 from posttrain.worlds.finops.scene import Plan, Scene, Wrong, call, kind
 from posttrain.worlds.finops.signatures import allowed
 
-NO = ("may not", "cannot", "can't", "not allowed", "not authorised", "not authorized", "not permitted", "no right", "unable to", "only")
-NOT_OURS = (*NO, "another tenant", "other tenant", "not ours", "not in our books")
+NO = ("may not", "cannot", "can't", "can not", "not allowed", "not authorised", "not authorized", "not permitted", "no right", "unable to")
+NOT_OURS = (*NO, "only show", "only give", "only see", "only access", "only answer", "another tenant", "other tenant", "not ours")
 
 
 def _not_yours(scene: Scene, doing: str, who: str) -> str:

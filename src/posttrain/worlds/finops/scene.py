@@ -54,9 +54,9 @@ class Plan:
     """One task as its kind lays it out.
 
     ``turns``: the expert's calls, a tuple a turn. ``accepted``: accepted values of arguments, where more than the expert's own do.
-    ``numbers`` and ``contains``: the facts of the answer. ``state``: the expected change (see ``state.py``). ``tools``: what is offered
-    besides the tools called. ``authorised``: whether the request may be carried out as it was made. ``setup``: SQL with its values,
-    run before the episode begins.
+    ``numbers``, ``contains`` and ``excludes``: the facts of the answer. ``state``: the expected change (see ``state.py``). ``tools``: what
+    is offered besides the tools called. ``authorised``: whether the request may be carried out as it was made. ``setup``: SQL with its
+    values, run before the episode begins.
     """
 
     question: str
@@ -71,6 +71,15 @@ class Plan:
     setup: tuple[tuple[str, tuple[Any, ...]], ...] = ()
     injection: Injection | None = None
     wrong: tuple[Wrong, ...] = ()
+    excludes: tuple[str, ...] = ()
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """``expected.answer``; empty where no fact is expected."""
+        if not self.numbers and not self.contains:
+            return {}
+        contains = [one if isinstance(one, str) else list(one) for one in self.contains]
+        return {"numbers": list(self.numbers), "contains": contains, **({"excludes": list(self.excludes)} if self.excludes else {})}
 
 
 class Scene:

@@ -8,7 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from posttrain.config import Config, parse
+from pydantic_core import to_jsonable_python
+
+from posttrain.config import Config, content_hash, parse
 from posttrain.errors import DataError
 from posttrain.records import Message, ToolCall
 from posttrain.tools import Caller
@@ -38,6 +40,8 @@ class WorldState(Config):
     """Number of the task under that split and seed."""
     size: int = 1
     """How large its companies are."""
+    hash: str = ""
+    """Of what was asked, offered, expected and done; empty: any task will do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +95,15 @@ class FinopsWorld:
 
 
 def prepare(world: Mapping[str, Any]) -> Prepared:
-    """The task that ``WorldTask.world`` names."""
+    """The task that ``WorldTask.world`` names. Raises DataError when it is no longer the same."""
     state = parse(WorldState, dict(world), where="world")
-    return _prepare(state.split, state.seed, state.task, state.size)
+    prepared = _prepare(state.split, state.seed, state.task, state.size)
+    if state.hash and state.hash != prepared.task.world["hash"]:
+        raise DataError(
+            f"task {prepared.task.id} is another one than when it was written (hash {prepared.task.world['hash']}, not {state.hash})",
+            hint="the world has changed since: write the file again with `posttrain world tasks`",
+        )
+    return prepared
 
 
 CALLERS = tuple((tenant, role) for tenant in STYLES for role in RIGHTS)
@@ -158,27 +168,26 @@ def _finish(split: str, seed: int, number: int, size: int, name: str, scene: Sce
     offered = _offered(scene, plan, f"tools:{split}:{seed}:{number // TASKS_A_WORLD}")
     messages = (Message("system", scene.system_prompt), Message("user", plan.question))
     expected: dict[str, Any] = {"calls": possible_answer(plan)}
-    if plan.numbers or plan.contains:
-        expected["answer"] = {
-            "numbers": list(plan.numbers),
-            "contains": [one if isinstance(one, str) else list(one) for one in plan.contains],
-        }
+    if plan.facts:
+        expected["answer"] = plan.facts
     if plan.state:
         expected["state"] = dict(plan.state)
-    world = number // TASKS_A_WORLD
+    state = WorldState(split=split, seed=seed, task=number, size=size)
     task = WorldTask(
         id=f"finops-{split}-{seed}-{number}",
         messages=messages,
         tools=(),
         expected=expected,
         slices=(f"family:{kinds.get(name).family}", f"kind:{name}", f"tenant:{scene.tenant}"),
-        group=f"finops-{split}-{seed}-w{world}",
-        world=WorldState(split=split, seed=seed, task=number, size=size).dump(),
+        group=f"finops-{split}-{seed}-w{number // TASKS_A_WORLD}",
+        world={},
         demonstration=(),
     )
     prepared = Prepared(task, plan, scene.caller, data, offered)
     signatures, turns = _perform(prepared, plan.turns, plan.answer)
-    return replace(prepared, task=replace(task, tools=signatures, demonstration=turns))
+    seen = [messages, signatures, expected, turns]
+    state = state.model_copy(update={"hash": content_hash(to_jsonable_python(seen))[:16]})
+    return replace(prepared, task=replace(task, tools=signatures, demonstration=turns, world=state.dump()))
 
 
 def _offered(scene: Scene, plan: Plan, seed: str) -> tuple[str, ...]:
