@@ -17,7 +17,7 @@ app = typer.Typer(
 Name = Annotated[str, typer.Argument(help="The world.")]
 Split = Annotated[str, typer.Option(help="train, validation or test; they share no entity.")]
 Seed = Annotated[int, typer.Option(help="Of companies and tasks.")]
-Size = Annotated[int, typer.Option(help="How large the companies are; 1: about 200 rows each.")]
+Size = Annotated[int, typer.Option(help="How large the companies are; 1: about 180 rows each.")]
 Number = Annotated[int, typer.Option("--task", help="The task's number under that split and seed.", min=0)]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
@@ -61,9 +61,7 @@ def play(
     seed: Seed = 0,
     task: Number = 0,
     size: Size = 1,
-    calls: Annotated[
-        Path | None, typer.Option(help="JSON list of calls, lists of calls at once, and the answer; else they are typed.")
-    ] = None,
+    calls: Annotated[Path | None, typer.Option(help="JSON list of calls (a list: at once) and the answer; else typed.")] = None,
     as_json: Json = False,
 ) -> None:
     """Act in a world by hand: type a call as JSON or, to end, the answer; then read what became of the task."""

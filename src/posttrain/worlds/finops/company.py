@@ -47,7 +47,7 @@ CACHED = 64
 def build_database(split: str, seed: int, number: int, size: int = 1) -> bytes:
     """The database of world ``number`` as SQLite bytes: equal arguments give equal bytes. ``size`` multiplies parties and entries."""
     if not 1 <= size <= MAX_SIZE:
-        raise DataError(f"size {size} is not between 1 and {MAX_SIZE}", hint="1 is about 200 rows a company; make more worlds instead")
+        raise DataError(f"size {size} is not between 1 and {MAX_SIZE}", hint="1 is about 180 rows a company; make more worlds instead")
     return _build(split, seed, number, size)
 
 
