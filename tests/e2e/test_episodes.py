@@ -155,21 +155,29 @@ def test_cached_episodes_come_back_whole_and_are_not_run_again(evaluated, genera
         assert sample.seconds is None
 
 
-@pytest.mark.parametrize("what", ["settings", "world"])
+@pytest.mark.parametrize("what", ["settings", "world", "tool"])
 def test_the_cache_is_not_used_under_other_limits_or_another_world(evaluated, generator, monkeypatch, what):
     root, _ = evaluated
     if what == "world":
         monkeypatch.setattr(HOUSES, "version", "2")
+    if what == "tool":
+        open_house = HOUSES.open
+        monkeypatch.setattr(HOUSES, "open", lambda world: open_house(world, declared_version="2"))
     text = SUITE.replace("max_steps: 3", "max_steps: 4") if what == "settings" else SUITE
     suite = load_suite(write_suite(root / what, text=text))
     with pytest.raises(AttributeError):  # it is asked
         evaluate(suite, Unasked(generator), out_dir=root / what / "out", cache_dir=root / "cache")
 
 
-def test_results_of_another_version_of_the_world_are_left_alone(evaluated, generator, monkeypatch):
+def test_results_of_another_version_of_the_world_or_a_tool_are_left_alone(evaluated, generator, monkeypatch):
     root, _ = evaluated
-    monkeypatch.setattr(HOUSES, "version", "2")
-    with pytest.raises(ConfigError, match="results of another version of a world"):
+    with monkeypatch.context() as changed:
+        changed.setattr(HOUSES, "version", "2")
+        with pytest.raises(ConfigError, match=r"results of another version of houses \("):
+            evaluate(load_suite(root / "suite.yaml"), generator, out_dir=root / "out")
+    open_house = HOUSES.open
+    monkeypatch.setattr(HOUSES, "open", lambda world: open_house(world, declared_version="2"))
+    with pytest.raises(ConfigError, match=r"results of another version of houses \(get_lamp\)"):
         evaluate(load_suite(root / "suite.yaml"), generator, out_dir=root / "out")
 
 

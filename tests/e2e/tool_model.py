@@ -17,10 +17,10 @@ CONTENT_WEIGHT = 10.0
 """Rooms and colours count this much more than the frame of a call in training, which is the same in every row."""
 
 
-def lamp_tool(lamps):
+def lamp_tool(lamps, declared_version="1"):
     """One tool over a mapping of room to colour."""
 
-    @tool
+    @tool(declared_version=declared_version)
     def get_lamp(room: str) -> str:
         """Colour of a lamp."""
         return lamps[room]
@@ -34,8 +34,8 @@ SIGNATURES = (lamp_tool({}).signature,)
 class House(ToolboxEnvironment):
     """The lamps of one house."""
 
-    def __init__(self, lamps):
-        super().__init__(Toolbox([lamp_tool(lamps)], caller=Caller("owner", "house")))
+    def __init__(self, lamps, declared_version="1"):
+        super().__init__(Toolbox([lamp_tool(lamps, declared_version)], caller=Caller("owner", "house")))
         self._lamps = lamps
 
     def outcome(self, messages):
@@ -47,10 +47,10 @@ class Houses:
 
     name, version = "houses", "1"
 
-    def open(self, world):
+    def open(self, world, declared_version="1"):
         if world.get("fire"):
             raise OSError("the house is on fire")
-        return House(world["lamps"])
+        return House(world["lamps"], declared_version)
 
 
 HOUSES = Houses()

@@ -15,17 +15,17 @@ class ToolboxEnvironment:
     """Calls go to ``toolbox``. With ``approve`` an action is done only where it says so; the model is told of a refusal."""
 
     def __init__(self, toolbox: "Toolbox", *, approve: Approve | None = None) -> None:
-        self._toolbox, self._approve = toolbox, approve
+        self.toolbox, self._approve = toolbox, approve
 
     @property
     def tools(self) -> tuple[Mapping[str, Any], ...]:
         """Signatures of the tools this toolbox's caller may use."""
-        return self._toolbox.signatures
+        return self.toolbox.signatures
 
     def call_many(self, calls: Sequence[ToolCall]) -> list[ToolResult]:
         """Results in the order of the calls. Everything is asked before anything is done."""
         refused = {index for index, call in enumerate(calls) if self._is_refused(call)}
-        results = iter(self._toolbox.call_many([call for index, call in enumerate(calls) if index not in refused]))
+        results = iter(self.toolbox.call_many([call for index, call in enumerate(calls) if index not in refused]))
         return [_not_done(call) if index in refused else next(results) for index, call in enumerate(calls)]
 
     def outcome(self, messages: Sequence[Message]) -> dict[str, Any]:
@@ -36,7 +36,7 @@ class ToolboxEnvironment:
         """Nothing is held."""
 
     def _is_refused(self, call: ToolCall) -> bool:
-        tool = self._toolbox.tools.get(call.name)
+        tool = self.toolbox.tools.get(call.name)
         return self._approve is not None and tool is not None and tool.action and not self._approve(call)
 
 

@@ -1,9 +1,11 @@
 """Cases with tools: which run as episodes, what their answers depend on, and how they are run."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from posttrain.config import content_hash
 from posttrain.episodes import EpisodeTask, episode_to_generation, run_episodes
 from posttrain.errors import ConfigError
 from posttrain.evaluation.cases import Case
@@ -12,6 +14,10 @@ from posttrain.records import Episode, Generation, GenerationRequest
 
 if TYPE_CHECKING:
     from posttrain.generation import Generator
+    from posttrain.tools import Toolbox
+
+Versions = dict[str, dict[str, Any]]
+"""By world: its ``version``, and of its ``tools`` the version by name."""
 
 
 def is_episode(suite: Suite, case: Case) -> bool:
@@ -32,18 +38,41 @@ def world_of(case: Case) -> Mapping[str, Any] | None:
     return world
 
 
-def world_versions(suite: Suite) -> dict[str, str]:
-    """Version by name of every world that the suite's episodes run in. An unknown world raises ConfigError."""
-    found = (world_of(case) for case in suite.cases if is_episode(suite, case))
-    names = sorted({str(world["name"]) for world in found if world is not None})
-    if not names:
-        return {}
-    from posttrain.worlds import worlds
+def world_versions(suite: Suite) -> Versions:
+    """Versions of every world that the suite's episodes run in, and of the tools there. An unknown world raises ConfigError."""
+    from posttrain.worlds import open_world, worlds
 
-    return {name: worlds.get(name).version for name in names}
+    versions: Versions = {}
+    seen: set[str] = set()
+    for case in suite.cases:
+        world = world_of(case) if is_episode(suite, case) else None
+        if world is None:
+            continue
+        name = str(world["name"])
+        found = versions.setdefault(name, {"version": worlds.get(name).version, "tools": {}})
+        offered = content_hash([name, list(case.tools)])
+        if offered not in seen:
+            seen.add(offered)
+            # A world that cannot be opened says so in the result of its case.
+            with suppress(Exception), closing(open_world(world)) as environment:
+                toolbox: Toolbox | None = getattr(environment, "toolbox", None)
+                found["tools"] |= {tool.name: tool.version for tool in toolbox.tools.values()} if toolbox else {}
+    return versions
 
 
-def depends_on(suite: Suite, case: Case, versions: Mapping[str, str]) -> dict[str, Any] | None:
+def changed_versions(before: Versions, now: Versions) -> str:
+    """Names of the worlds and tools whose versions differ; empty where none does."""
+    changed = []
+    for name in sorted({*before, *now}):
+        old, new = before.get(name, {}), now.get(name, {})
+        tools, others = old.get("tools", {}), new.get("tools", {})
+        differing = sorted(tool for tool in {*tools, *others} if tools.get(tool) != others.get(tool))
+        if differing or old.get("version") != new.get("version"):
+            changed.append(f"{name} ({', '.join(differing)})" if differing else name)
+    return ", ".join(changed)
+
+
+def depends_on(suite: Suite, case: Case, versions: Versions) -> dict[str, Any] | None:
     """What an answer of a case depends on besides request and generator; None where it is no episode."""
     if suite.config.episode is None or not case.tools:
         return None

@@ -12,7 +12,7 @@ from posttrain.config.files import write_json, write_text
 from posttrain.errors import ConfigError
 from posttrain.evaluation.cache import GenerationCache, episode_rows, request_hash
 from posttrain.evaluation.cases import Case
-from posttrain.evaluation.episodes import answer_with_tools, depends_on, is_episode, world_versions
+from posttrain.evaluation.episodes import Versions, answer_with_tools, changed_versions, depends_on, is_episode, world_versions
 from posttrain.evaluation.freeze import read_lock
 from posttrain.evaluation.machine import machine_name
 from posttrain.evaluation.results import (
@@ -76,7 +76,8 @@ def evaluate(
     if suite.needs_models and models is None:
         names = ", ".join(scorer.name for scorer in suite.scorers if scorer.needs_models)
         raise ConfigError(f"{suite.path}: the scores {names} need models, and none were given", hint="see `posttrain eval --help`")
-    _open_folder(root, suite, generator.identity, name, trained_at, models)
+    versions = world_versions(suite)
+    _open_folder(root, suite, generator.identity, name, trained_at, models, versions)
     drop_torn_line(root / RESULTS)
     done = {result.key for result in read_results(root / RESULTS)}
     wanted = [(case, sample) for case in suite.cases for sample in range(suite.config.samples_per_case)]
@@ -84,7 +85,7 @@ def evaluate(
     progress = _Counter(len(wanted), len(wanted) - len(todo), on_progress)
     writer = ResultsWriter(root / RESULTS)
     try:
-        ask = _answer_cached(suite, todo, generator.identity, cache, writer, progress)
+        ask = _answer_cached(suite, todo, generator.identity, versions, cache, writer, progress)
         _answer_rest(suite, ask, generator, cache, writer, progress, at_once)
     finally:
         writer.close()
@@ -124,11 +125,16 @@ def _score_with_models(suite: Suite, root: Path, models: ScoringModels) -> None:
 
 
 def _answer_cached(
-    suite: Suite, todo: list[_Todo], identity: Mapping[str, Any], cache: GenerationCache, writer: ResultsWriter, progress: "_Counter"
+    suite: Suite,
+    todo: list[_Todo],
+    identity: Mapping[str, Any],
+    versions: Versions,
+    cache: GenerationCache,
+    writer: ResultsWriter,
+    progress: "_Counter",
 ) -> list[_Asked]:
     """Write the samples whose answers are in the cache; return the others with their requests and cache keys."""
     ask: list[_Asked] = []
-    versions = world_versions(suite)
     for case, sample in todo:
         request = GenerationRequest(case.messages, case.tools, suite.config.sampling.settings(sample), f"{case.id}#{sample}")
         key = request_hash(identity, request, depends_on(suite, case, versions))
@@ -203,7 +209,13 @@ def score_sample(built: Iterable[BuiltScorer], case: Case, generation: Generatio
 
 
 def _open_folder(
-    root: Path, suite: Suite, identity: Mapping[str, Any], name: str, trained_at: str | None, models: ScoringModels | None
+    root: Path,
+    suite: Suite,
+    identity: Mapping[str, Any],
+    name: str,
+    trained_at: str | None,
+    models: ScoringModels | None,
+    versions: Versions,
 ) -> None:
     lock = read_lock(suite.path)
     used = sorted(output for scorer in suite.scorers if scorer.used_in_training for output in scorer.outputs)
@@ -224,15 +236,16 @@ def _open_folder(
         "generator_hash": content_hash(identity),
         "trained_at": trained_at,
         "models": _identity_of(models) if models and suite.needs_models else {},
-        "worlds": world_versions(suite),
+        "worlds": versions,
     }
     if (root / RUN).is_file():
         before = json.loads((root / RUN).read_text(encoding="utf-8"))
+        had = before.get("worlds", {})
         for what, old, new in (
             ("suite", before["suite"]["hash"], suite.hash),
             ("model or generator", before["generator_hash"], run["generator_hash"]),
             ("reference or reward model", content_hash(before.get("models", {})), content_hash(run["models"])),
-            ("version of a world", content_hash(before.get("worlds", {})), content_hash(run["worlds"])),
+            (f"version of {changed_versions(had, versions)}", content_hash(had), content_hash(versions)),
         ):
             if old != new:
                 raise ConfigError(f"{root} holds results of another {what} ({old[:18]}, now {new[:18]})", hint="use another folder")

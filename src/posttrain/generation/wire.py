@@ -106,7 +106,8 @@ def response_to_generation(response: httpx.Response, request: GenerationRequest,
 
 def _call(wire: dict[str, Any]) -> CallRecord:
     function = wire["function"]
-    name, arguments = str(function["name"]), function.get("arguments") or "{}"
+    name = str(function["name"])
+    arguments: Any = function.get("arguments") or "{}"
     try:
         arguments = json.loads(arguments) if isinstance(arguments, str) else arguments
         problem = "" if isinstance(arguments, dict) else "are not a JSON object"
