@@ -11,7 +11,8 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 @app.command(
     epilog="Example: posttrain generate --model smollm2-135m --prompts prompts.jsonl --out answers.jsonl --temperature 0.7  ·  "
-    'a line of prompts.jsonl is {"prompt": "..."} or {"messages": [...]}, with an optional "id"'
+    'a line of prompts.jsonl is {"prompt": "..."} or {"messages": [...]}, with an optional "id"  ·  '
+    "posttrain generate -m smollm2-135m -p prompts.jsonl -o answers.jsonl --schema answer.schema.json"
 )
 def generate(
     model: Annotated[str, typer.Option("--model", "-m", help="Model folder, name of a cached model, or the endpoint's model name.")],
@@ -27,6 +28,11 @@ def generate(
     top_k: Annotated[int, typer.Option(help="Sample from this many most probable tokens; 0: all.")] = 0,
     stop: Annotated[list[str] | None, typer.Option(help="End an answer before this text. May be repeated.")] = None,
     seed: Annotated[int, typer.Option(help="Request i is sampled with seed + i.")] = 0,
+    schema: Annotated[Path | None, typer.Option(help="Every answer is valid under the JSON Schema in this file.")] = None,
+    regex: Annotated[str, typer.Option(help="Every answer matches this pattern as a whole.")] = "",
+    lark: Annotated[Path | None, typer.Option(help="Every answer matches the Lark grammar in this file.")] = None,
+    tools: Annotated[str, typer.Option(help="Tools for prompts that bring none: a .py, .json or .yaml file, or an MCP server.")] = "",
+    call: Annotated[str, typer.Option(help="Calls are valid under their tool: auto, required, none, or the name of a tool.")] = "",
     logprobs: Annotated[bool, typer.Option("--logprobs", help="Write token ids and log-probabilities too.")] = False,
     batch_size: Annotated[int, typer.Option(help="Requests answered together.", min=1)] = 16,
     dtype: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
@@ -34,14 +40,25 @@ def generate(
 ) -> None:
     """Answer every prompt of a file. Stopped at any point, the same command goes on where it was."""
     import dataclasses
+    from contextlib import nullcontext
 
     from posttrain.generation import EndpointGenerator, Generator, LocalGenerator, answer_prompts, read_prompts
     from posttrain.generation.display import AnswerProgress
+    from posttrain.generation.prompt_file import read_constraint
     from posttrain.records import SamplingSettings
+    from posttrain.tools import open_tools
 
     sampling = SamplingSettings(max_new_tokens, temperature, top_p, top_k, tuple(stop or ()), seed, logprobs)
+    constraint = read_constraint(schema=schema, regex=regex, lark=lark, call=call)
+    with open_tools(tools) if tools else nullcontext() as opened:
+        signatures = tuple(tool.signature for tool in opened.tools) if opened else ()
     requests = [
-        dataclasses.replace(request, sampling=dataclasses.replace(sampling, seed=seed + i))
+        dataclasses.replace(
+            request,
+            sampling=dataclasses.replace(sampling, seed=seed + i),
+            tools=request.tools or signatures,
+            constraint=constraint,
+        )
         for i, request in enumerate(read_prompts(prompts, sampling, system=system))
     ]
     generator: Generator

@@ -11,7 +11,7 @@ from posttrain.data import conversations
 from posttrain.errors import ConfigError, DataError
 from posttrain.generation.protocol import Generator
 from posttrain.generation.wire import request_body
-from posttrain.records import FieldError, Generation, GenerationRequest, Message, SamplingSettings
+from posttrain.records import Constraint, FieldError, Generation, GenerationRequest, Message, SamplingSettings
 
 PROMPT_COLUMNS = ("messages", "prompt")
 
@@ -59,6 +59,27 @@ def _request(row: Any, default_id: str, sampling: SamplingSettings, system: str)
     if system and turns[0].role != "system":
         turns = (Message(role="system", content=system), *turns)
     return GenerationRequest(turns, tools=conversations.tools(row), sampling=sampling, id=str(row.get("id", default_id)))
+
+
+def read_constraint(*, schema: Path | None = None, regex: str = "", lark: Path | None = None, call: str = "") -> Constraint | None:
+    """The constraint that command-line options ask for: a file with a JSON Schema or a Lark grammar, a pattern, or a choice of calls.
+
+    None where nothing is asked. Raises ConfigError for a file that cannot be read and for more than one constraint.
+    """
+    asked = {"--schema": schema, "--regex": regex, "--lark": lark, "--call": call}
+    named = [name for name, value in asked.items() if value]
+    if len(named) > 1:
+        raise ConfigError(f"{' and '.join(named)} exclude each other", hint="give one constraint")
+    try:
+        if schema:
+            return Constraint("json_schema", json.loads(schema.read_text(encoding="utf-8")))
+        if lark:
+            return Constraint("lark", lark.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, ValueError) as error:
+        raise ConfigError(f"{schema or lark}: cannot be read: {error}", hint="give a UTF-8 file; a schema is one JSON object") from None
+    if regex:
+        return Constraint("regex", regex)
+    return Constraint("tool_calls", call) if call else None
 
 
 def answer_prompts(
