@@ -94,12 +94,14 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--new", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--peer-dtype", default="", choices=("", "float32", "bfloat16"), help="empty: the faster one, found first")
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
     prompts = draw_prompts(options.batch, SHAPE["vocab_size"])
 
-    peers = {name: Peer(build(options.model, dtype), prompts) for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16))}
-    trial = {name: min(seconds(peer, 4) for _ in range(2)) for name, peer in peers.items()}
+    dtypes = (options.peer_dtype,) if options.peer_dtype else ("float32", "bfloat16")
+    peers = {name: Peer(build(options.model, getattr(torch, name)), prompts) for name in dtypes}
+    trial = {name: min(seconds(peer, 4) for _ in range(2)) for name, peer in peers.items()} if len(peers) > 1 else dict.fromkeys(peers, 0.0)
     print(f"peer, 4 tokens: {trial}", file=sys.stderr, flush=True)
     best = min(trial, key=trial.__getitem__)
     peer = peers.pop(best)
@@ -109,11 +111,14 @@ def main() -> None:
     if best == "float32" == str(choose_dtype("auto")).removeprefix("torch."):
         same = sum(a == b for a, b in zip(ours(options.new), peer(options.new), strict=True))
     times: dict[str, list[float]] = {"ours": [], "peer": []}
+    used: dict[str, list[float]] = {"ours": [], "peer": []}
     for number in range(options.rounds):
         pair = [("ours", ours), ("peer", peer)]
         for name, work in pair if number % 2 else reversed(pair):
+            begin = time.process_time()
             times[name].append(seconds(work, options.new))
-            print(f"round {number} {name}: {times[name][-1]:.2f} s", file=sys.stderr, flush=True)
+            used[name].append(time.process_time() - begin)
+            print(f"round {number} {name}: {times[name][-1]:.2f} s, {used[name][-1]:.2f} s used", file=sys.stderr, flush=True)
     tokens = options.batch * options.new
     result = {
         "batch": options.batch,
@@ -124,6 +129,7 @@ def main() -> None:
         "peer_tokens_per_second": round(tokens / min(times["peer"]), 1),
         "ratio_best": round(min(times["peer"]) / min(times["ours"]), 2),
         "ratio_median": round(float(np.median(times["peer"]) / np.median(times["ours"])), 2),
+        "ratio_processor": round(min(used["peer"]) / min(used["ours"]), 2),
         "identical_rows": same,
     }
     print(json.dumps(result))

@@ -3,12 +3,13 @@
     python benchmarks/generation_load.py arrivals [--model smollm2-135m] [--rounds 3]
     python benchmarks/generation_load.py samples [--samples 8] [--prompt 400] [--new 64] [--rounds 5]
 
-Without --model: a random model of SmolLM2-135M's shape; no answer ends early. Prints ours, peer and ratio.
+Without --model: a random model of SmolLM2-135M's shape; no answer ends early. Prints ours, peer and ratio,
+of wall clock and of processor time (for a machine that others use).
 
-arrivals: 16 requests, prompts of 20 to 400 tokens (lognormal, median 110), answers of 16 to 128 tokens (uniform), one every --gap seconds
-on average (exponential). Tokens a second are those asked for over the time from the first arrival to the last answer. The peer runs static
-batches, padded on the left, as long as the longest answer asked for in each, under two rules of which the better counts: take what has
-come, or wait for all 16. It uses the faster of its two precisions, found first.
+arrivals: 16 requests, prompts of 20 to 400 tokens (lognormal, median 110), answers of 8 to 192 (lognormal, median 48), one every --gap
+seconds on average (exponential). Tokens a second are those asked for over the time from the first arrival to the last answer. The peer runs
+static batches, padded on the left, as long as the longest answer asked for in each, under two rules of which the better counts: take what
+has come, or wait for all 16. It uses the faster of its two precisions, found first unless --peer-dtype names it.
 
 samples: one prompt, sampled at temperature 1. The peer gets it once with `num_return_sequences`.
 """
@@ -37,7 +38,11 @@ def draw_load(num: int, gap: float) -> tuple[list[list[int]], list[int], list[fl
     """Prompts, answer lengths, seconds of arrival (the first at 0)."""
     rng = np.random.default_rng(1)
     arrivals = np.concatenate([[0.0], np.cumsum(rng.exponential(gap, num - 1))])
-    return draw_prompts(num, SHAPE["vocab_size"]), rng.integers(16, 129, num).tolist(), arrivals.tolist()
+    return (
+        draw_prompts(num, SHAPE["vocab_size"]),
+        np.clip(rng.lognormal(np.log(48), 0.8, num), 8, 192).astype(int).tolist(),
+        arrivals.tolist(),
+    )
 
 
 class Engine:
@@ -90,8 +95,10 @@ def serve_static(model: torch.nn.Module, load, *, wait_for_all: bool) -> tuple[f
     return time.perf_counter() - start, latencies, tokens
 
 
-def better_peer(path: str) -> tuple[str, torch.nn.Module]:
-    """Hugging Face in the faster of its precisions on four tokens of sixteen prompts."""
+def better_peer(path: str, known: str) -> tuple[str, torch.nn.Module]:
+    """Hugging Face in the faster of its precisions on four tokens of sixteen prompts, or in the one named."""
+    if known:
+        return known, build(path, getattr(torch, known))
     models = {name: build(path, dtype) for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16))}
     trial = {}
     for name, model in models.items():
@@ -111,21 +118,28 @@ def _seconds(work) -> float:
 def run_arrivals(options: argparse.Namespace) -> dict[str, object]:
     load = draw_load(16, options.gap)
     prompts, lengths, arrivals = load
-    dtype, peer = better_peer(options.model)
+    dtype, peer = better_peer(options.model, options.peer_dtype)
     ours = Engine(build(options.model, choose_dtype("auto")), 16)
     times: dict[str, list[float]] = {"ours": [], "take what came": [], "wait for all": []}
+    used: dict[str, list[float]] = {name: [] for name in times}
     waits: dict[str, list[float]] = {name: [] for name in times}
     same = 0
     for number in range(options.rounds):
         for name in list(times) if number % 2 else reversed(times):
+            begin = time.process_time()
             if name == "ours":
                 rows = [Row(list(prompt), SamplingSettings(), length) for prompt, length in zip(prompts, lengths, strict=True)]
                 seconds, latencies = ours.serve(rows, arrivals)
             else:
                 seconds, latencies, tokens = serve_static(peer, load, wait_for_all=name == "wait for all")
             times[name].append(seconds)
+            used[name].append(time.process_time() - begin)
             waits[name].append(float(np.median(latencies)))
-            print(f"round {number} {name}: {seconds:.2f} s, median latency {waits[name][-1]:.2f} s", file=sys.stderr, flush=True)
+            print(
+                f"round {number} {name}: {seconds:.2f} s, {used[name][-1]:.2f} s used, median latency {waits[name][-1]:.2f} s",
+                file=sys.stderr,
+                flush=True,
+            )
         same = sum(row.generated == tokens[i] for i, row in enumerate(rows))
     rule = min(("take what came", "wait for all"), key=lambda name: min(times[name]))
     return {
@@ -136,13 +150,14 @@ def run_arrivals(options: argparse.Namespace) -> dict[str, object]:
         "peer_rule": rule,
         "median_latency_s": {name: round(min(values), 2) for name, values in waits.items()},
         "identical_rows": same,
+        "ratio_processor": round(min(used[rule]) / min(used["ours"]), 2),
         **_ratio(sum(lengths), times["ours"], times[rule]),
     }
 
 
 def run_samples(options: argparse.Namespace) -> dict[str, object]:
     prompt = np.random.default_rng(2).integers(5, SHAPE["vocab_size"] - 5, options.prompt).tolist()
-    dtype, peer = better_peer(options.model)
+    dtype, peer = better_peer(options.model, options.peer_dtype)
     ours = Engine(build(options.model, choose_dtype("auto")), options.samples)
     ids = torch.tensor([prompt])
     peer.generation_config = GenerationConfig(
@@ -167,11 +182,14 @@ def run_samples(options: argparse.Namespace) -> dict[str, object]:
         computed = sum(row.num_computed for row in rows)
 
     times: dict[str, list[float]] = {"ours": [], "peer": []}
+    used: dict[str, list[float]] = {"ours": [], "peer": []}
     for number in range(options.rounds):
         pair = [("ours", mine), ("peer", theirs)]
         for name, work in pair if number % 2 else reversed(pair):
+            begin = time.process_time()
             times[name].append(_seconds(work))
-            print(f"round {number} {name}: {times[name][-1]:.2f} s", file=sys.stderr, flush=True)
+            used[name].append(time.process_time() - begin)
+            print(f"round {number} {name}: {times[name][-1]:.2f} s, {used[name][-1]:.2f} s used", file=sys.stderr, flush=True)
     return {
         "load": "samples",
         "samples": options.samples,
@@ -179,6 +197,7 @@ def run_samples(options: argparse.Namespace) -> dict[str, object]:
         "prompt_tokens_computed": computed,
         "new_tokens": options.new,
         "peer_dtype": dtype,
+        "ratio_processor": round(min(used["peer"]) / min(used["ours"]), 2),
         **_ratio(options.samples * options.new, times["ours"], times["peer"]),
     }
 
@@ -196,6 +215,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("load", choices=("arrivals", "samples"))
     parser.add_argument("--model", default="", help="model folder or cached name; empty: a random model of the 135M shape")
+    parser.add_argument("--peer-dtype", default="", choices=("", "float32", "bfloat16"))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--gap", type=float, default=0.3, help="arrivals: mean seconds between two requests")
     parser.add_argument("--samples", type=int, default=8)

@@ -121,6 +121,7 @@ class Batch:
         if row.extent is not None:
             self._slots.release(row.extent, row.tokens)
         row.extent = row.donor = None
+        self._families = []
 
     def _resolve(self) -> None:
         """Copy beginnings that another row has now computed, or will not compute any more."""
