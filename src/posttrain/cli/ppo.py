@@ -1,11 +1,12 @@
 """`posttrain ppo`: reinforcement learning from a reward model, with the KL brake on."""
 
 import json
-from contextlib import closing
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
+
+from posttrain.cli.stage_command import result_json, run_stage, stage_settings
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -33,28 +34,20 @@ def ppo(
     Writes OUT/model, or OUT/adapter in PEFT's format, with OUT/result.json and OUT/answers.jsonl (before and after). Stops early when the
     KL budget is spent or the held-out reward falls while the reward rises. Killed, the same command goes on from the last checkpoint.
     """
-    from posttrain.config import apply_overrides, parse, read_yaml
-    from posttrain.lineage import LineageStore, build_loggers
-    from posttrain.recipes.display import TerminalDisplay
+    from posttrain.config import apply_overrides, parse
     from posttrain.stages import PpoConfig, run_ppo
 
-    settings: dict[str, Any] = read_yaml(config) if config else {}
     given = {"data": data, "reward_model": reward_model, "held_out": held_out, "held_out_reward_model": held_out_reward_model}
-    settings |= {name: value for name, value in given.items() if value}
-    if lora_rank:
-        settings["lora"] = {"rank": lora_rank}
+    settings = stage_settings(config, given, lora_rank=lora_rank)
     checked = parse(PpoConfig, apply_overrides(settings, overrides or []), where=config or "ppo")
-    with TerminalDisplay() as display, closing(build_loggers(logger or ["jsonl"], out, report=display.say)) as loggers:
-        display.step(1, f"PPO on {model}", "run")
-        result = run_ppo(checked, model, out, lineage=LineageStore(store), progress=display, logger=loggers)
-        display.step(1, f"PPO on {model}", "done")
-    written = result.adapter or result.model
+    result = run_stage(run_ppo, checked, model, out, title=f"PPO on {model}", store=store, loggers=logger)
     stopped = json.loads((out / "result.json").read_text(encoding="utf-8"))["stopped"]
     if as_json:
-        typer.echo(json.dumps({"written": str(written), "id": result.id, "stopped": stopped, "metrics": dict(result.metrics)}))
+        typer.echo(result_json(result, stopped=stopped))
         return
     numbers = result.metrics
     gain = f"{numbers['reward_gain']:+.3f} [{numbers['reward_gain_low']:+.3f}, {numbers['reward_gain_high']:+.3f}]"
-    typer.echo(f"{written}\nreward {gain}, KL {numbers['kl']:.2f} nats per answer, {numbers['updates']:.0f} updates; lineage {result.id}")
+    moved = f"reward {gain}, KL {numbers['kl']:.2f} nats per answer, {numbers['updates']:.0f} updates"
+    typer.echo(f"{result.adapter or result.model}\n{moved}; lineage {result.id}")
     if stopped:
         typer.echo(f"stopped early: {stopped}")

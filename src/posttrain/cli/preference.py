@@ -1,11 +1,11 @@
 """`posttrain preference`: align a model with pairs or labelled answers."""
 
-import json
-from contextlib import closing
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
+
+from posttrain.cli.stage_command import loss_text, result_json, run_stage, stage_settings
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -32,30 +32,13 @@ def preference(
     Writes OUT/model, or OUT/adapter in PEFT's format. Reference log-probabilities are computed once, into OUT/reference or the folder of
     --set reference_cache=DIR. Stopped by Ctrl-C, kill or a crash, the same command goes on where it was. The data needs a card beside it.
     """
-    from posttrain.config import apply_overrides, parse, read_yaml
-    from posttrain.lineage import LineageStore, build_loggers
-    from posttrain.recipes.display import TerminalDisplay
+    from posttrain.config import apply_overrides, parse
     from posttrain.stages.preference import PreferenceConfig, run_preference
 
-    settings: dict[str, Any] = read_yaml(config) if config else {}
-    if data:
-        settings["data"] = data
-    if objective:
-        settings["objective"] = {"name": objective}
-    elif isinstance(settings.get("objective", "dpo"), str):
+    settings = stage_settings(config, {"data": data, "objective": objective}, lora_rank=lora_rank, lora_targets=lora_targets)
+    if isinstance(settings.get("objective", "dpo"), str):
         settings["objective"] = {"name": settings.get("objective", "dpo")}
-    if lora_rank or (lora_targets and settings.get("lora")):
-        given = {"rank": lora_rank, "targets": lora_targets}
-        settings["lora"] = {**(settings.get("lora") or {}), **{name: value for name, value in given.items() if value}}
-    settings = apply_overrides(settings, overrides or [])
-    checked = parse(PreferenceConfig, settings, where=config or "preference")
-    with TerminalDisplay() as display, closing(build_loggers(logger or ["jsonl"], out, report=display.say)) as loggers:
-        display.step(1, f"align {model} by {checked.objective_name}", "run")
-        result = run_preference(checked, model, out, lineage=LineageStore(store), progress=display, logger=loggers)
-        display.step(1, f"align {model} by {checked.objective_name}", "done")
-    written = result.adapter or result.model
-    if as_json:
-        typer.echo(json.dumps({"written": str(written), "id": result.id, "metrics": dict(result.metrics)}))
-    else:
-        first, last = result.metrics["first_loss"], result.metrics["final_loss"]
-        typer.echo(f"{written}\nloss {first:.4f} -> {last:.4f} in {result.metrics['steps']:.0f} steps; lineage {result.id}")
+    checked = parse(PreferenceConfig, apply_overrides(settings, overrides or []), where=config or "preference")
+    title = f"align {model} by {checked.objective_name}"
+    result = run_stage(run_preference, checked, model, out, title=title, store=store, loggers=logger)
+    typer.echo(result_json(result) if as_json else loss_text(result))

@@ -1,13 +1,12 @@
 """`posttrain reward`: train, eval, probe, score."""
 
-import json
-from contextlib import closing
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from posttrain.cli import reward_score, reward_use
+from posttrain.cli.stage_command import result_json, run_stage, stage_settings
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -47,25 +46,16 @@ def train(
 
     The data needs a card beside it (FILE.card.yaml). A prompt is never in two of training, calibration and test.
     """
-    from posttrain.config import apply_overrides, parse, read_yaml
-    from posttrain.lineage import LineageStore, build_loggers
-    from posttrain.recipes.display import TerminalDisplay
+    from posttrain.config import apply_overrides, parse
     from posttrain.stages import RewardModelConfig, run_reward_model
     from posttrain.stages.preference_files import named_files
 
-    settings: dict[str, Any] = read_yaml(config) if config else {}
-    given: dict[str, Any] = {"data": data, "calibration": calibration, "test": named_files(test or [])}
-    settings |= {name: value for name, value in given.items() if value}
-    if lora_rank:
-        settings["lora"] = {**(settings.get("lora") or {}), "rank": lora_rank}
-    settings = apply_overrides({"training": {}, **settings}, overrides or [])
-    checked = parse(RewardModelConfig, settings, where=config or "reward train")
-    with TerminalDisplay() as display, closing(build_loggers(["jsonl"], out, report=display.say)) as loggers:
-        display.step(1, f"reward model from {model}", "run")
-        result = run_reward_model(checked, model, out, lineage=LineageStore(store), progress=display, logger=loggers)
-        display.step(1, f"reward model from {model}", "done")
+    given = {"data": data, "calibration": calibration, "test": named_files(test or [])}
+    settings = {"training": {}, **stage_settings(config, given, lora_rank=lora_rank)}
+    checked = parse(RewardModelConfig, apply_overrides(settings, overrides or []), where=config or "reward train")
+    result = run_stage(run_reward_model, checked, model, out, title=f"reward model from {model}", store=store)
     if as_json:
-        typer.echo(json.dumps({"written": str(result.model), "id": result.id, "metrics": dict(result.metrics)}))
+        typer.echo(result_json(result))
         return
     typer.echo(f"{result.model}; lineage {result.id}")
     if (accuracy := result.metrics.get("test_accuracy")) is not None:

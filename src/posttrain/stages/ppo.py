@@ -1,12 +1,11 @@
 """RLHF with PPO, from prompts and a reward model to a model folder or adapter. Reads top to bottom; the loop is in ``ppo_loop``."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from posttrain.chat import CONTRACT_FILE, ChatContract
 from posttrain.config.files import write_json
-from posttrain.data import DataCard, check_consent, load_card
 from posttrain.errors import ConfigError, DataError
 from posttrain.lineage import LineageStore, RunLogger
 from posttrain.models import ModelOptions, ModelSettings, find_model
@@ -18,7 +17,7 @@ from posttrain.stages.ppo_loop import Entry, Judges, PpoRun, run_updates
 from posttrain.stages.ppo_report import measure_result, summarize, write_answers
 from posttrain.stages.ppo_rollouts import Prompt, check_apart, fit_judge, load_prompts
 from posttrain.stages.ppo_settings import PpoConfig as PpoConfig
-from posttrain.stages.setup import check_contracts, context_length, origins, stage_settings
+from posttrain.stages.setup import begin, context_length
 from posttrain.training import TrainingItem, build_plan, open_world
 from posttrain.training.identity import run_identity
 from posttrain.training.items import data_hash
@@ -41,15 +40,12 @@ def run_ppo(
     CheckFailed for data without consent, ContractError for a value model of another contract, TrainingError for rewards that are constant
     or not finite and for losses that are not finite, ConfigError and InfrastructureError as :func:`posttrain.training.train` does.
     """
-    out, folder, show = Path(run_dir), find_model(model_path), progress or Quiet()
+    show = progress or Quiet()
     with open_world() as world:
         if world.size > 1:
             raise ConfigError(f"PPO runs in one process, and {world.size} were started", hint="start it without torchrun")
-    cards = {path: load_card(path) for path in (config.data, config.held_out) if path}
-    for card in cards.values():
-        check_consent(card)
-    contract = ChatContract.load(folder)
-    check_contracts(contract, [folder, out])
+    begun = begin("ppo", config, model_path, run_dir, data=[path for path in (config.data, config.held_out) if path])
+    contract, folder, out = begun.contract, begun.folder, begun.out
     judges = _load_judges(config)
     prompts, held_out = _load_data(config, contract, folder, judges, show)
     run = _build_run(config, folder, contract, judges, prompts)
@@ -70,19 +66,11 @@ def run_ppo(
         show.say(f"stopped: {stopped}")
     metrics = summarize(before, after, history) | {"last_kl": last_kl}
     write_answers(out / "answers.jsonl", before, after)
-    target = out / ("adapter" if config.lora is not None else "model")
     run.models.drop_value()
-    run.models.policy.save(target, contract)
-    write_json(
-        out / "result.json",
-        {"model": str(folder), "settings": config.dump(), "metrics": metrics, "stopped": stopped, "history": history},
-    )
-    id_ = ""
-    if lineage:
-        sources = _sources(lineage, parents, folder, cards, config, contract)
-        id_ = lineage.put(target.name, {"name": target.name, "stage": "ppo", "metrics": metrics}, parents=sources, files=[target])
-    is_adapter = config.lora is not None
-    return StageResult(folder if is_adapter else target, target if is_adapter else None, metrics, history, id_)
+    models = _models_beside(lineage, config) if lineage else []
+    rest = {"stopped": stopped, "history": history}
+    id_ = begun.save(run.models.policy, metrics, rest, lineage=lineage, parents=parents, models=models)
+    return begun.result(metrics, history, id_)
 
 
 def _load_data(
@@ -157,16 +145,10 @@ def _describe(entry: Entry) -> str:
     return f"reward {entry['reward']:.3f}{held}  KL {entry['kl']:.2f}  length {entry['length']:.0f}"
 
 
-def _sources(
-    lineage: LineageStore, parents: Sequence[str], folder: Path, cards: Mapping[str, DataCard], config: PpoConfig, contract: ChatContract
-) -> list[str]:
-    """Parents in the lineage: those handed in, or the start model and data; always the reward models and this stage's settings."""
-    models = [path for path in (config.reward_model, config.held_out_reward_model, config.value_model) if path is not None]
-    return [
-        *(parents or origins(lineage, folder, cards)),
-        *(lineage.put("model", {"name": find_model(path).name}, files=[find_model(path)]) for path in dict.fromkeys(models)),
-        *stage_settings(lineage, "ppo", config, contract, seed=config.training.seed),
-    ]
+def _models_beside(lineage: LineageStore, config: PpoConfig) -> list[str]:
+    """The reward models and the value model as nodes."""
+    paths = [path for path in (config.reward_model, config.held_out_reward_model, config.value_model) if path is not None]
+    return [lineage.put("model", {"name": find_model(path).name}, files=[find_model(path)]) for path in dict.fromkeys(paths)]
 
 
 STAGES.register("ppo")(

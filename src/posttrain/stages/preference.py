@@ -13,22 +13,19 @@ from torch import Tensor
 from posttrain.chat import CONTRACT_FILE, ChatContract
 from posttrain.config import Config, parse
 from posttrain.config.files import write_json
-from posttrain.data import check_consent, load_card
 from posttrain.errors import ConfigError, DataError
 from posttrain.lineage import LineageStore, RunLogger
-from posttrain.models import ModelOptions, Policy, find_model
+from posttrain.models import ModelOptions, Policy
 from posttrain.objectives import objective_inputs, objective_settings, objectives
 from posttrain.records import PreferencePair, TokenSequence, UnpairedLabel
 from posttrain.stages.base import STAGES, Progress, Quiet, Stage, StageResult
 from posttrain.stages.pairs import PreferenceData, PreferenceRules, check_apart, load_labels, load_pairs, mismatched, split_pairs
 from posttrain.stages.preference_loss import MismatchedDrift, PreferenceLoss, add_reference
 from posttrain.stages.setup import (
-    check_contracts,
+    begin,
     check_dropout,
     load_policy,
-    origins,
     set_aside,
-    stage_settings,
     token_limit,
     with_learning_rate,
 )
@@ -149,17 +146,13 @@ def run_preference(
     fairly, CheckFailed for data without consent, ConfigError for a reference cache of another model or data, ContractError and
     TrainingError as :func:`posttrain.training.train` does.
     """
-    out, folder = Path(run_dir), find_model(model_path)
-    target = out / ("adapter" if config.lora is not None or config.adapter is not None else "model")
+    begun = begin("preference", config, model_path, run_dir, data=[config.data])
+    contract, out = begun.contract, begun.out
     with open_world() as world:
         show = progress if progress and world.is_main else Quiet()
-        card = load_card(config.data)
-        check_consent(card)
-        contract = ChatContract.load(folder)
-        check_contracts(contract, [folder, *([Path(config.adapter)] if config.adapter else []), out])
-        data = load_preferences(config, contract, limit=token_limit(config.max_tokens, folder))
+        data = load_preferences(config, contract, limit=token_limit(config.max_tokens, begun.folder))
         show.say(_describe(data.training.counts) + set_aside(data.training.counts, config.data, config.rejects))
-        policy = load_policy(config, folder, data.training.items, world)
+        policy = load_policy(config, begun.folder, data.training.items, world)
         if world.is_main:
             write_json(out / CONTRACT_FILE, contract.record())
         if logger and world.is_main:
@@ -179,18 +172,11 @@ def run_preference(
         warnings = [*([stale] if stale else []), *find_warnings(trained.history, config.watch)]
         metrics, id_ = data.training.counts | _summary(trained, policy, fit, len(warnings)), ""
         if world.is_main:
-            policy.save(target, contract)
-            result = {"model": str(folder), "settings": config.dump(), "metrics": metrics, "start": fit, "pairs_created": made}
-            write_json(out / "result.json", result | {"warnings": [warning.dump() for warning in warnings], "history": trained.history})
-            if lineage:
-                said = stage_settings(lineage, "preference", config, contract, seed=config.training.seed)
-                sources = [*(parents or origins(lineage, folder, {config.data: card})), *said]
-                id_ = lineage.put(
-                    target.name, {"name": target.name, "stage": "preference", "metrics": metrics}, parents=sources, files=[target]
-                )
+            told = [warning.dump() for warning in warnings]
+            rest = {"start": fit, "pairs_created": made, "warnings": told, "history": trained.history}
+            id_ = begun.save(policy, metrics, rest, lineage=lineage, parents=parents)
         world.wait()
-    is_adapter = target.name == "adapter"
-    return StageResult(folder if is_adapter else target, target if is_adapter else None, metrics, trained.history, id_)
+    return begun.result(metrics, trained.history, id_)
 
 
 @dataclass(frozen=True, slots=True)

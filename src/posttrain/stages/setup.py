@@ -2,16 +2,80 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from posttrain.chat import CONTRACT_FILE, ChatContract
 from posttrain.config import Config
-from posttrain.data import DataCard, rejects_file
+from posttrain.config.files import write_json
+from posttrain.data import DataCard, check_consent, load_card, rejects_file
 from posttrain.errors import ConfigError
 from posttrain.lineage import LineageStore, code_record, environment_record
-from posttrain.models import ModelOptions, ModelSettings, Policy
+from posttrain.models import ModelOptions, ModelSettings, Policy, find_model
+from posttrain.stages.base import StageResult
 from posttrain.training import TrainingItem, TrainingSettings, World
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyRun:
+    """A stage that trains a policy, from its start model (``folder``) into ``out``. ``cards``: those of its data files, with consent."""
+
+    stage: str
+    config: Any
+    folder: Path
+    out: Path
+    contract: ChatContract
+    cards: Mapping[str, DataCard]
+
+    @property
+    def target(self) -> Path:
+        """Where the result goes: ``out/adapter`` or ``out/model``."""
+        return self.out / ("adapter" if self.config.lora is not None or self.config.adapter is not None else "model")
+
+    def save(
+        self,
+        policy: Policy,
+        metrics: Mapping[str, float],
+        rest: Mapping[str, Any],
+        *,
+        lineage: LineageStore | None,
+        parents: Sequence[str] = (),
+        models: Sequence[str] = (),
+    ) -> str:
+        """Write the policy and ``result.json`` (settings, metrics and ``rest``); returns the id in the lineage, empty without one.
+
+        ``parents``: what a recipe made it from, in place of start model and data. ``models``: ids of further models it was made with.
+        """
+        policy.save(self.target, self.contract)
+        settings = self.config.dump()
+        write_json(self.out / "result.json", {"model": str(self.folder), "settings": settings, "metrics": metrics, **rest})
+        if lineage is None:
+            return ""
+        own = stage_settings(lineage, self.stage, self.config, self.contract, seed=self.config.training.seed)
+        sources = [*(parents or origins(lineage, self.folder, self.cards)), *models, *own]
+        content = {"name": self.target.name, "stage": self.stage, "metrics": metrics}
+        return lineage.put(self.target.name, content, parents=sources, files=[self.target])
+
+    def result(self, metrics: Mapping[str, float], history: Sequence[Mapping[str, Any]], id_: str) -> StageResult:
+        """What the stage gives back."""
+        is_adapter = self.target.name == "adapter"
+        model, adapter = (self.folder, self.target) if is_adapter else (self.target, None)
+        return StageResult(model, adapter, metrics, history, id_)
+
+
+def begin(stage: str, config: Any, model_path: str | Path, run_dir: str | Path, *, data: Sequence[str]) -> PolicyRun:
+    """Find the start model; every data file has a card with consent, and model, adapter and run folder carry one chat contract.
+
+    Raises ModelError, CheckFailed and ContractError where that is not so.
+    """
+    folder, out = find_model(model_path), Path(run_dir)
+    cards = {path: load_card(path) for path in data}
+    for card in cards.values():
+        check_consent(card)
+    contract = ChatContract.load(folder)
+    check_contracts(contract, [folder, *([Path(config.adapter)] if config.adapter else []), out])
+    return PolicyRun(stage, config, folder, out, contract, cards)
 
 
 def check_contracts(contract: ChatContract, folders: Sequence[Path]) -> None:

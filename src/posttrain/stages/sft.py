@@ -8,20 +8,18 @@ from pydantic import Field, model_validator
 
 from posttrain.chat import CONTRACT_FILE, ChatContract, MaskKind
 from posttrain.config.files import write_json
-from posttrain.data import check_consent, load_card, read_records, rejects_file
+from posttrain.data import read_records, rejects_file
 from posttrain.errors import DataError
 from posttrain.lineage import LineageStore, RunLogger
-from posttrain.models import Forest, ModelOptions, Policy, find_model
+from posttrain.models import Forest, ModelOptions, Policy
 from posttrain.objectives import LossOutput, sft_loss
 from posttrain.records import Demonstration, TokenSequence
 from posttrain.stages.base import STAGES, Progress, Quiet, Stage, StageResult
 from posttrain.stages.setup import (
-    check_contracts,
+    begin,
     check_dropout,
     load_policy,
-    origins,
     set_aside,
-    stage_settings,
     token_limit,
     with_learning_rate,
 )
@@ -78,19 +76,15 @@ def run_sft(
     Killed and called again it goes on from its last checkpoint. Raises DataError for rows that would train nothing or not fit, CheckFailed
     for data without consent, ContractError, ConfigError and TrainingError as :func:`posttrain.training.train` does.
     """
-    out, folder = Path(run_dir), find_model(model_path)
-    target = out / ("adapter" if config.lora is not None or config.adapter is not None else "model")
+    run = begin("sft", config, model_path, run_dir, data=[config.data])
+    contract = run.contract
     with open_world() as world:
         show = progress if progress and world.is_main else Quiet()
-        card = load_card(config.data)
-        check_consent(card)
-        contract = ChatContract.load(folder)
-        check_contracts(contract, [folder, *([Path(config.adapter)] if config.adapter else []), out])
-        sequences, counts = load_sequences(config, contract, limit=token_limit(config.max_tokens, folder))
+        sequences, counts = load_sequences(config, contract, limit=token_limit(config.max_tokens, run.folder))
         show.say(_describe(counts) + set_aside(counts, config.data, config.rejects))
-        policy = load_policy(config, folder, as_items(sequences), world)
+        policy = load_policy(config, run.folder, as_items(sequences), world)
         if world.is_main:
-            write_json(out / CONTRACT_FILE, contract.record())
+            write_json(run.out / CONTRACT_FILE, contract.record())
         if logger and world.is_main:
             logger.log_params(config.dump())
 
@@ -99,22 +93,12 @@ def run_sft(
             if logger:
                 logger.log_metrics(report.numbers(), report.step)
 
-        trained = train(policy, sequences, sft_step, config.training, run_dir=out, contract_record=contract.record(), on_step=on_step)
+        trained = train(policy, sequences, sft_step, config.training, run_dir=run.out, contract_record=contract.record(), on_step=on_step)
         metrics, id_ = counts | _summary(trained, policy), ""
         if world.is_main:
-            policy.save(target, contract)
-            write_json(
-                out / "result.json", {"model": str(folder), "settings": config.dump(), "metrics": metrics, "history": trained.history}
-            )
-            if lineage:
-                sources = [
-                    *(parents or origins(lineage, folder, {config.data: card})),
-                    *stage_settings(lineage, "sft", config, contract, seed=config.training.seed),
-                ]
-                id_ = lineage.put(target.name, {"name": target.name, "stage": "sft", "metrics": metrics}, parents=sources, files=[target])
+            id_ = run.save(policy, metrics, {"history": trained.history}, lineage=lineage, parents=parents)
         world.wait()
-    is_adapter = target.name == "adapter"
-    return StageResult(folder if is_adapter else target, target if is_adapter else None, metrics, trained.history, id_)
+    return run.result(metrics, trained.history, id_)
 
 
 def sft_step(policy: Policy, forest: Forest, microbatch: Microbatch) -> LossOutput:
