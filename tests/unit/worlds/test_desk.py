@@ -149,12 +149,40 @@ def test_an_entry_must_balance_and_becomes_a_proposal(desk):
     assert accountant.value("get_balance", account=debit) == desk("accountant").value("get_balance", account=debit)
 
 
-@pytest.mark.parametrize("amount", [0, -5, 1e15, 0.001, 5.005])
+@pytest.mark.parametrize("amount", [0, -5, 1e15, 1e308, 10**400, 0.001, 5.005, True, "5"])
 def test_amounts_are_positive_whole_cents(desk, amount):
     treasurer = desk("treasurer")
     own = {"from_account": account("Operating Bank"), "to_account": account("Reserve Bank")}
     assert treasurer.call("request_transfer", **own, amount=amount, date="2024-05-05").is_error
     assert treasurer.outcome["diff"] == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "said"),
+    [
+        ("get_balance", {"account": "1", "tenant": "retail_B"}, "tenant is not an argument"),
+        ("request_transfer", {"date": "tomorrow"}, "date is"),
+        ("request_transfer", {"to_account": "FROM"}, "are both"),
+        ("escalate", {"reason": "because", "reference": "INV-1"}, "reason is"),
+        ("escalate", {"reason": "suspicious", "reference": "x" * 81}, "81 characters"),
+        ("escalate", {"reason": "suspicious", "reference": ""}, "0 characters"),
+    ],
+)
+def test_arguments_that_make_no_sense_are_refused_in_words(desk, name, arguments, said):
+    treasurer = desk("treasurer")
+    source = account("Operating Bank")
+    own = {"from_account": source, "to_account": account("Reserve Bank"), "amount": 5, "date": "2024-05-05"}
+    given = {key: source if value == "FROM" else value for key, value in arguments.items()}
+    result = treasurer.call(name, **{**(own if name == "request_transfer" else {}), **given})
+    assert (result.is_error, treasurer.outcome["diff"]) == (True, {})
+    assert said in result.content
+
+
+@pytest.mark.parametrize("some", [[], [{"account": "x", "amount": 1}], [{"account": "x"}], "x", [{"account": "Travel", "amount": 0}] * 2])
+def test_an_entry_without_two_lines_of_own_accounts_is_refused(desk, some):
+    accountant = desk("accountant")
+    assert accountant.call("propose_journal_entry", date="2024-05-05", lines=some).is_error
+    assert accountant.outcome["diff"] == {}
 
 
 def test_cents_and_euros_are_inverses():
@@ -208,6 +236,23 @@ def test_parallel_reads_agree_with_reads_one_by_one(desk):
     together = [result.content for result in desk("analyst").environment.call_many(calls)]
     assert together == [desk("analyst").call("get_balance", account=number).content for number in numbers[:3]] + together[3:]
     assert len(set(together)) == len(numbers)
+
+
+def test_the_diff_holds_every_change_of_any_table(desk):
+    analyst = desk("analyst")
+    database = analyst.environment._db
+    person, number = one("SELECT name FROM people")[0], account("Travel")
+    with database:
+        database.execute("DELETE FROM people WHERE name = ?", (person,))
+        database.execute("UPDATE accounts SET name = 'Voyages' WHERE number = ?", (number,))
+        database.execute("UPDATE lines SET cents = cents + 100 WHERE entry = (SELECT min(entry) FROM lines)")
+        database.execute("INSERT INTO budgets VALUES ('bank_A', 'Fun', 500)")
+    diff = analyst.outcome["diff"]
+    assert diff["people"] == [{"name": person, "removed": True}]
+    assert diff["accounts"] == [{"number": number, "name": "Voyages"}]
+    assert diff["budgets"] == [{"tenant": "bank_A", "department": "Fun", "amount": 5}]
+    assert len(diff["lines"]) == 2
+    assert all(set(line) == {"entry", "number", "amount"} for line in diff["lines"])
 
 
 def test_a_change_against_a_rule_of_the_task_is_a_violation_that_was_done(desk):

@@ -9,7 +9,8 @@ from typing import Any
 from posttrain.tools import Caller, ToolError
 
 MAX_ROWS = 4  # rows of a list shown to the model; the count is of all
-MAX_CENTS = 10**14
+MAX_EUROS = 10**12
+MAX_REFERENCE = 80
 
 
 class Desk:
@@ -155,6 +156,8 @@ class Desk:
         """A proposed entry; debits are positive amounts, credits negative, and they must cancel."""
         cents = [cents_of(line["amount"], "amount", negative=True) for line in lines]
         accounts = [self._account("propose_journal_entry", line["account"])[0] for line in lines]
+        if len(cents) < 2:
+            raise ToolError("an entry has at least two lines")
         if sum(cents):
             raise ToolError(f"the entry does not balance: debits less credits are {euros(sum(cents))}")
         with self._lock, self._db:
@@ -177,6 +180,8 @@ class Desk:
         if not name.endswith("Bank"):
             raise ToolError(f"account {source} is no bank account")
         target = self._target(to_account)
+        if target == source:
+            raise ToolError(f"from_account and to_account are both {source}")
         limit = self._rows("SELECT cents FROM limits WHERE tenant = ? AND role = ?", self._tenant, self._role)
         if cents > (limit[0][0] if limit else 0) or approval:
             self._check_approval(cents, limit[0][0] if limit else 0, approval)
@@ -213,6 +218,8 @@ class Desk:
 
     def escalate(self, reason: str, reference: str) -> dict[str, Any]:
         """Hand a matter to the controller."""
+        if not 0 < len(reference) <= MAX_REFERENCE:
+            raise ToolError(f"reference has {len(reference)} characters; give an invoice, approval or account")
         with self._lock, self._db:
             sql = "INSERT INTO escalations (tenant, reason, reference, by) VALUES (?, ?, ?, ?)"
             self._db.execute(sql, (self._tenant, reason, reference, self._subject))
@@ -227,9 +234,9 @@ def euros(cents: int) -> float | int:
 
 def cents_of(amount: float, name: str, *, negative: bool = False) -> int:
     """Whole cents of an amount. Raises ToolError for fractions of a cent and what no ledger holds."""
+    if not abs(amount) <= MAX_EUROS or abs(round(amount * 100) - amount * 100) > 1e-4 * max(1.0, abs(amount)):
+        raise ToolError(f"{name} {str(amount)[:40]} is not an amount in whole cents")
     cents = round(amount * 100)
-    if abs(cents) > MAX_CENTS or abs(cents - amount * 100) > 1e-4 * max(1.0, abs(amount)):
-        raise ToolError(f"{name} {amount} is not an amount in whole cents")
     if cents == 0 or (cents < 0 and not negative):
         raise ToolError(f"{name} is {amount}; it must be {'other than zero' if negative else 'above zero'}")
     return cents

@@ -1,10 +1,11 @@
 """What a model sees of the tools, kept short because every request pays for it, and which role may call which."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from posttrain.tools import Tool
+from posttrain.errors import suggest
+from posttrain.tools import InvalidArguments, Tool
 from posttrain.worlds.finops.desk import Desk
 
 TEXT = {"type": "string"}
@@ -77,8 +78,25 @@ def allowed(role: str) -> tuple[str, ...]:
 
 
 def build_tool(name: str, desk: Desk) -> Tool:
-    """The tool called ``name`` at a desk."""
+    """The tool called ``name`` at a desk. Arguments it does not have are refused by name, without the signature's saying so each time."""
     contract = CONTRACTS[name]
     required = list(contract.properties)[: contract.required]
     parameters = {"type": "object", "properties": dict(contract.properties), **({"required": required} if required else {})}
-    return Tool(name, contract.description, parameters, getattr(desk, name), action=contract.action, roles=contract.roles)
+    return Tool(
+        name,
+        contract.description,
+        parameters,
+        _strict(getattr(desk, name), contract.properties),
+        action=contract.action,
+        roles=contract.roles,
+    )
+
+
+def _strict(function: Callable[..., Any], properties: Mapping[str, Any]) -> Callable[..., Any]:
+    def call(**arguments: Any) -> Any:
+        unknown = [name for name in arguments if name not in properties]
+        if unknown:
+            raise InvalidArguments([f"{name[:80]} is not an argument; {suggest(name, properties)}" for name in unknown])
+        return function(**arguments)
+
+    return call
