@@ -6,6 +6,7 @@ few tokens, ChatML. Only ratios from one process count: both sides take turns, t
 compared.
 """
 
+import argparse
 import gc
 import json
 import math
@@ -50,6 +51,18 @@ SHAPES = {
         "vocab_size": 49152,
     },
 }
+
+
+def training_options(description: str | None) -> argparse.ArgumentParser:
+    """The options every comparison of a training step with TRL has; the benchmark adds its own."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", choices=["tiny", "m135"], default="m135")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
+    parser.add_argument("--eager", action="store_true", help="do not compile our layers")
+    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--memory", choices=["ours", "trl"], help="run one side only and print the peak RSS")
+    parser.add_argument("--gradients", action="store_true", help="compare the gradients of one batch and stop")
+    return parser
 
 
 def vocabulary(count: int = 3000) -> list[str]:

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from common import LengthMix, build_model, build_tokenizer, interleave, peak_memory_gb, report, summary
+from common import LengthMix, build_model, build_tokenizer, interleave, peak_memory_gb, report, summary, training_options
 
 import numpy as np  # isort: skip
 import torch  # isort: skip
@@ -28,16 +28,10 @@ BETA = 0.1
 
 
 def arguments(description: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", choices=["tiny", "m135"], default="m135")
-    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
+    parser = training_options(description)
     parser.add_argument("--pairs", type=int, default=8, help="pairs (kto: labelled answers) in a step, both sides")
-    parser.add_argument("--steps", type=int, default=5)
-    parser.add_argument("--eager", action="store_true", help="do not compile our layers")
     parser.add_argument("--dialogues", action="store_true", help="HH-like pairs, our shared path against our unshared one")
-    parser.add_argument("--memory", choices=["ours", "trl"], help="run one side only and print the peak RSS")
     parser.add_argument("--precomputed", action="store_true", help="with --memory trl: without a reference model in memory")
-    parser.add_argument("--gradients", action="store_true", help="compare the gradients of one float32 batch and stop")
     return parser.parse_args()
 
 

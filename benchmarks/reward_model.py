@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Callable
 from typing import Any
 
-from common import LengthMix, build_model, build_tokenizer, interleave, peak_memory_gb, report, summary
+from common import LengthMix, build_model, build_tokenizer, interleave, peak_memory_gb, report, summary, training_options
 
 import numpy as np  # isort: skip
 import torch  # isort: skip
@@ -21,14 +21,8 @@ BATCH = 8
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", choices=["tiny", "m135"], default="m135")
-    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
+    parser = training_options(__doc__)
     parser.add_argument("--checkpointing", action="store_true", help="gradient checkpointing on both sides")
-    parser.add_argument("--eager", action="store_true", help="do not compile our layers")
-    parser.add_argument("--steps", type=int, default=5)
-    parser.add_argument("--memory", choices=["ours", "trl"], help="run one side only and print the peak RSS")
-    parser.add_argument("--gradients", action="store_true", help="compare the gradients of one batch and stop")
     return parser.parse_args()
 
 

@@ -12,7 +12,7 @@ import argparse
 import tempfile
 from typing import Any
 
-from common import LengthMix, build_model, build_tokenizer, interleave, peak_memory_gb, report, summary
+from common import LengthMix, build_model, build_tokenizer, interleave, peak_memory_gb, report, summary, training_options
 
 import numpy as np  # isort: skip
 import torch  # isort: skip
@@ -21,16 +21,10 @@ BATCH = 8
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", choices=["tiny", "m135"], default="m135")
-    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
+    parser = training_options(__doc__)
     parser.add_argument("--lora", action="store_true", help="rank 16 on the attention projections, both sides")
     parser.add_argument("--packed", action="store_true", help="also time TRL with packing")
     parser.add_argument("--checkpointing", action="store_true", help="gradient checkpointing on both sides")
-    parser.add_argument("--eager", action="store_true", help="do not compile our layers")
-    parser.add_argument("--steps", type=int, default=5)
-    parser.add_argument("--memory", choices=["ours", "trl"], help="run one side only and print the peak RSS")
-    parser.add_argument("--gradients", action="store_true", help="compare the gradients of one float32 batch and stop")
     return parser.parse_args()
 
 
