@@ -229,6 +229,24 @@ def test_a_tool_is_printed_as_one_compact_object_in_a_fixed_order_whatever_order
     assert '<tools>\n{"name":"now","parameters":{}}\n</tools>' in bare
 
 
+def test_the_shipped_template_writes_exactly_this():
+    calls = (CALL, ToolCall("get_balance", {"account": "B"}))
+    answers = (Message("tool", "1"), Message("tool", "2"))
+    messages = (Message("system", "Be brief."), QUESTION, Message("assistant", "Let me see.", calls), *answers)
+    assert SHIPPED.render(messages, tools=(TOOL,), add_generation_prompt=True) == (
+        "<|im_start|>system\nBe brief.\n\nTools:\n<tools>\n"
+        '{"name":"get_balance","description":"Balance of an account.","parameters":{"type":"object","properties":'
+        '{"account":{"type":"string"}},"required":["account"]}}\n</tools>\n'
+        'To call one, write:\n<tool_call>\n{"name": ..., "arguments": {...}}\n</tool_call><|im_end|>\n'
+        "<|im_start|>user\nBalance of A-17?<|im_end|>\n"
+        "<|im_start|>assistant\nLet me see.\n"
+        '<tool_call>\n{"name": "get_balance", "arguments": {"account": "A-17"}}\n</tool_call>\n'
+        '<tool_call>\n{"name": "get_balance", "arguments": {"account": "B"}}\n</tool_call><|im_end|>\n'
+        "<|im_start|>user\n<tool_response>\n1\n</tool_response>\n<tool_response>\n2\n</tool_response><|im_end|>\n"
+        "<|im_start|>assistant\n"
+    )
+
+
 def test_without_tools_the_shipped_template_is_plain_chatml():
     for messages in ((QUESTION, ANSWER), (Message("system", "Be brief."), QUESTION, ANSWER, AGAIN)):
         assert SHIPPED.render(messages, add_generation_prompt=True) == contract("chatml").render(messages, add_generation_prompt=True)
