@@ -5,12 +5,13 @@ That is necessary, not sufficient: a right number said of the wrong thing passes
 """
 
 import ast
+import json
 import operator
 import re
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from posttrain.metrics.numbers import SCALES, FoundNumber, find_codes, find_numbers
 
@@ -49,8 +50,9 @@ class Evidence:
 
     def __init__(self, texts: Sequence[str]) -> None:
         self.texts = tuple(texts)
-        self._normal = [normal(text) for text in texts]
-        self._numbers = [_readable_numbers(text) for text in texts]
+        plain = [_plain(text) for text in texts]
+        self._normal = [normal(text) for text in plain]
+        self._numbers = [_readable_numbers(text) for text in plain]
         self._scales = [{scale for scale in SCALES if scale and _mentions(text, scale)} for text in self._normal]
 
     def holds_number(self, number: FoundNumber) -> bool:
@@ -120,6 +122,28 @@ def ground_claim(claim: str, evidence: Evidence, *, given: Evidence | None = Non
         return GroundedClaim(claim, "unsupported" if missing else "grounded", missing)
     said = judge(claim, evidence.texts) if judge is not None else None
     return GroundedClaim(claim, "not_checkable" if said is None else "grounded" if said else "unsupported")
+
+
+def _plain(text: str) -> str:
+    """A text as it is; JSON as a line for each value, so that ``[100,200]`` is two numbers and a string is read without its escapes."""
+    if not text.lstrip().startswith(("{", "[")):
+        return text
+    try:
+        return "\n".join(_lines(json.loads(text)))
+    except (ValueError, RecursionError):
+        return text
+
+
+def _lines(value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        for key, part in value.items():
+            yield f"{key}:"
+            yield from _lines(part)
+    elif isinstance(value, list):
+        for part in value:
+            yield from _lines(part)
+    else:
+        yield value if isinstance(value, str) else json.dumps(value)
 
 
 def normal(text: str) -> str:

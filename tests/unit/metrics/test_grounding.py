@@ -101,6 +101,15 @@ def test_what_has_nothing_to_check_is_not_checkable_without_a_judge(claim):
     assert status(claim) == "not_checkable"
 
 
+def test_json_is_read_value_by_value():
+    evidence = Evidence(['{"amounts":[100,200],"balance":-1500.5,"rate":0.081,"note":"He said \\"pay it at once\\".","due":"2019-03-31"}'])
+    claim = "The amounts are 100 and 200, the balance -1,500.50, the rate 8.1%, due March 31, 2019: \"he said 'pay it at once'\"."
+    assert ground_claim(claim.replace("'", ""), evidence).missing == ('"he said pay it at once"',)
+    assert ground_claim(claim.split(":")[0], evidence).status == "grounded"
+    assert ground_claim('It says "pay it at once".', evidence).status == "grounded"
+    assert ground_claim("It is 100,200.", evidence).missing == ("100,200",)
+
+
 def test_a_judge_decides_what_no_rule_can_and_only_that():
     asked = []
 

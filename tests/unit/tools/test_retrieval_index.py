@@ -1,3 +1,4 @@
+import contextlib
 import json
 import os
 import signal
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from posttrain.errors import CheckFailed, ConfigError, DataError
+from posttrain.errors import CheckFailed, ConfigError, DataError, InfrastructureError
 from posttrain.tools.retrieval import Document, build_index, open_index, verify_index
 from posttrain.tools.retrieval import fts5 as fts5_module
 
@@ -34,6 +35,29 @@ def embed(texts):
 
 
 BACKENDS = [("fts5", None), ("tantivy", None), ("dense", embed), ("hybrid", embed)]
+
+
+def build(path):
+    """The version of an index of DOCUMENTS at ``path``."""
+    with build_index(DOCUMENTS, path) as index:
+        return index.version
+
+
+@contextlib.contextmanager
+def disk_of(pages):
+    """SQLite refuses to let a file grow beyond so many pages, as on a full disk."""
+    connect = sqlite3.connect
+
+    def limited(*arguments, **options):
+        connection = connect(*arguments, **options)
+        connection.execute(f"PRAGMA max_page_count={pages}")
+        return connection
+
+    sqlite3.connect = limited
+    try:
+        yield
+    finally:
+        sqlite3.connect = connect
 
 
 def names(hits):
@@ -178,7 +202,7 @@ def test_the_version_is_of_contents_settings_and_library(backend, callable_, tmp
 
 
 def test_an_index_of_another_version_is_refused(tmp_path):
-    version = build_index(DOCUMENTS, tmp_path / "index").version
+    version = build(tmp_path / "index")
     with open_index(tmp_path / "index", version) as index:
         assert index.version == version
     with pytest.raises(CheckFailed, match="expected sha256:123"):
@@ -255,7 +279,7 @@ def test_what_is_no_index_is_said_to_be_none(tmp_path):
 
 
 def test_a_manifest_edited_to_another_version_is_refused(tmp_path):
-    version = build_index(DOCUMENTS, tmp_path / "index").version
+    version = build(tmp_path / "index")
     file = tmp_path / "index" / "manifest.json"
     manifest = json.loads(file.read_text()) | {"num_documents": 7}
     file.write_text(json.dumps(manifest))
@@ -267,7 +291,7 @@ def test_a_manifest_edited_to_another_version_is_refused(tmp_path):
 
 
 def test_a_build_that_fails_leaves_the_old_index_and_nothing_else(tmp_path):
-    version = build_index(DOCUMENTS, tmp_path / "index").version
+    version = build(tmp_path / "index")
 
     def broken():
         yield Document("x", "new text")
@@ -275,7 +299,8 @@ def test_a_build_that_fails_leaves_the_old_index_and_nothing_else(tmp_path):
 
     with pytest.raises(RuntimeError):
         build_index(broken(), tmp_path / "index")
-    assert open_index(tmp_path / "index").version == version
+    with open_index(tmp_path / "index") as index:
+        assert index.version == version
     assert [file.name for file in tmp_path.iterdir()] == ["index"]
 
 
@@ -292,7 +317,7 @@ build_index(documents(), sys.argv[1])
 
 
 def test_a_killed_build_leaves_the_old_index_and_the_next_one_cleans_up(tmp_path):
-    version = build_index(DOCUMENTS, tmp_path / "index").version
+    version = build(tmp_path / "index")
     process = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path / "index")], stdout=subprocess.PIPE)
     assert process.stdout.readline() == b"going\n"
     running = [file.name for file in tmp_path.iterdir() if file.name != "index"]
@@ -326,6 +351,13 @@ def test_documents_are_streamed_and_progress_is_told(tmp_path):
     build_index(documents, tmp_path / "index", on_progress=lambda phase, done: told.append((phase, done))).close()
     assert most <= 3
     assert told == [("read", 1000), ("read", 2000), ("read", 2500), ("indexed", 2000), ("indexed", 2500)]
+
+
+def test_a_full_disk_is_said_to_be_full(tmp_path):
+    documents = (Document(f"d{number}", "words " * 100) for number in range(10_000))
+    with pytest.raises(InfrastructureError, match="no space left"), disk_of(30):
+        build_index(documents, tmp_path / "index")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_backends_that_cannot_be_had_are_explained(monkeypatch):

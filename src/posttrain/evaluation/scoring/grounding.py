@@ -24,7 +24,7 @@ from posttrain.evaluation.scoring.python import load_function
 from posttrain.evaluation.scoring.values import MISSING, output_field
 from posttrain.metrics import Evidence, GroundedClaim, Judge, ground_claim
 from posttrain.records import Generation
-from posttrain.tools.retrieval import Citation, CitationCheck, check_citations, find_claims, retrieved_spans
+from posttrain.tools.retrieval import Citation, CitationCheck, Claim, check_citations, find_claims, retrieved_spans
 
 SHOWN = 3
 KINDS: tuple[Kind, ...] = ("pass", "fraction", "fraction", "pass")
@@ -71,13 +71,14 @@ def build_grounding(options: GroundingOptions, name: str, context: ScorerContext
         evidence = Evidence([*results, *(prompt if prompt_counts else [])])
         given = Evidence([] if prompt_counts else prompt)
         retrieved = [span for one in (*results, *prompt) for span in retrieved_spans(one)]
+        said = find_claims(shown)
         try:
-            claims = [ground_claim(claim.text, evidence, given=given, judge=judge) for claim in find_claims(shown)]
+            claims = [ground_claim(claim.text, evidence, given=given, judge=judge) for claim in said]
         except Exception as error:  # the judge is the user's code
             why = f"{options.judge} raised {type(error).__name__}: {str(error)[:160]}"
             return [unscored(output, why, kind) for output, kind in zip(grounding_outputs(name), KINDS, strict=True)]
         check = check_citations(shown, retrieved)
-        claims = _with_citations(claims, shown, check, retrieved)
+        claims = _with_citations(claims, said, check, retrieved)
         needed, used = _needs_evidence(case, options), _evidence_used(generation, options)
         guessed = needed and not used and not looks_like_refusal(shown)
         return [*_supported(name, claims, guessed=guessed), _coverage(name, check, retrieved), _used(name, needed, used)]
@@ -122,12 +123,14 @@ def _evidence_used(generation: Generation, options: GroundingOptions) -> bool:
     return any(not call.is_error and (not names or call.name in names) for call in generation.calls)
 
 
-def _with_citations(claims: Sequence[GroundedClaim], text: str, check: CitationCheck, retrieved: Sequence[Citation]) -> list[GroundedClaim]:
+def _with_citations(
+    claims: Sequence[GroundedClaim], said: Sequence[Claim], check: CitationCheck, retrieved: Sequence[Citation]
+) -> list[GroundedClaim]:
     """A claim that cites what was not retrieved is not supported. Bracketed words alone are citations only where something can be cited."""
     made_up = {str(one) for one in check.unknown if one.start is not None or retrieved}
     checked = []
-    for claim, said in zip(claims, find_claims(text), strict=True):
-        wrong = tuple(str(one) for one in said.citations if str(one) in made_up)
+    for claim, sentence in zip(claims, said, strict=True):
+        wrong = tuple(str(one) for one in sentence.citations if str(one) in made_up)
         checked.append(GroundedClaim(claim.text, "unsupported", claim.missing + wrong) if wrong else claim)
     return checked
 

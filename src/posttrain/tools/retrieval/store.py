@@ -8,7 +8,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from posttrain.errors import ConfigError, DataError
+from posttrain.errors import ConfigError, DataError, InfrastructureError, PosttrainError
 from posttrain.tools.retrieval.passages import Document, Passage, check_document, cut
 
 SCOPE_BITS = 40
@@ -38,7 +38,9 @@ class PassageStore:
         except sqlite3.Error as error:
             raise self._damaged(error) from None
 
-    def _damaged(self, error: Exception) -> DataError:
+    def _damaged(self, error: Exception) -> PosttrainError:
+        if "full" in str(error):
+            return InfrastructureError(f"no space left while writing {self.path}", hint="free some space and build again")
         return DataError(f"{self.path or 'index in memory'}: cannot be read as an index: {error}", hint="build the index again")
 
     def execute(self, statement: str, values: Sequence[Any] = ()) -> list[Any]:
@@ -67,7 +69,10 @@ class PassageStore:
 
     def add(self, rows: Iterable[tuple[Any, ...]]) -> None:
         """Add passages: (number, document, start, stop, text, metadata as JSON)."""
-        self._connection.executemany("INSERT INTO passages VALUES (?, ?, ?, ?, ?, ?)", rows)
+        try:
+            self._connection.executemany("INSERT INTO passages VALUES (?, ?, ?, ?, ?, ?)", rows)
+        except sqlite3.Error as error:
+            raise self._damaged(error) from None
 
     def add_document(self, document: Document, where: str) -> None:
         """Add a document's hash; an id already there raises DataError."""
@@ -75,6 +80,8 @@ class PassageStore:
             self._connection.execute("INSERT INTO documents VALUES (?, ?)", (document.id, document.sha256))
         except sqlite3.IntegrityError:
             raise DataError(f"{where}: a second document is called '{document.id}'", hint="give every document its own id") from None
+        except sqlite3.Error as error:
+            raise self._damaged(error) from None
 
     def passages(self, numbers: Sequence[int], tenants: Sequence[str | None]) -> list[Passage]:
         """The passages with these numbers, in that order. ``tenants``: names by scope."""
