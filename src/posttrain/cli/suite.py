@@ -28,21 +28,25 @@ def freeze(file: Annotated[Path, typer.Argument(help="A suite, or a gate with it
 
 
 @app.command(
-    epilog="Example: posttrain suite check suites/finops.yaml   ·  exit codes: 0 unchanged, 1 changed or never frozen, 2 not valid"
+    epilog="Example: posttrain suite check suites/finops.yaml   ·  exit codes: 0 unchanged, 1 changed, never frozen or weak, 2 not valid"
 )
 def check(file: Annotated[Path, typer.Argument(help="A suite, or a gate with its suite.")], as_json: AsJson = False) -> None:
-    """Is a suite (or gate) valid, and as it was frozen? Names each changed setting, file, case and line."""
+    """Is a suite (or gate) valid, and as it was frozen? Names each change, and says when a gate asks for form alone."""
     from posttrain.errors import CheckFailed
     from posttrain.evaluation import changes_since_freeze, read_lock, read_suite, shorten
-    from posttrain.release import gate_changes, is_gate, read_gate
+    from posttrain.release import gate_changes, is_gate, read_gate, substance_check
 
-    suite = read_gate(file)[1] if is_gate(file) else read_suite(file)
+    gate, suite = read_gate(file) if is_gate(file) else (None, read_suite(file))
+    substance = substance_check(gate, suite) if gate else None
+    weak = substance.reason if substance and substance.outcome == "block" else ""
     changes = changes_since_freeze(suite) + (gate_changes(file) if is_gate(file) else [])
     locks = [(path, read_lock(path)) for path in dict.fromkeys((suite.path, file))]
     missing = [str(path) for path, lock in locks if lock is None]
     if as_json:
-        typer.echo(json.dumps({"file": str(file), "frozen": not missing, "changes": changes}, ensure_ascii=False))
-        raise typer.Exit(1 if changes or missing else 0)
+        typer.echo(json.dumps({"file": str(file), "frozen": not missing, "changes": changes, "weak": weak}, ensure_ascii=False))
+        raise typer.Exit(1 if changes or missing or weak else 0)
+    if weak:
+        raise CheckFailed(f"{file}: {weak}", hint="require a score of the content too, such as the right calls or the end state")
     if missing:
         raise CheckFailed(f"{', '.join(missing)}: never frozen", hint=f"posttrain suite freeze {file}")
     if changes:

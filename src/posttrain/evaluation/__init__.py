@@ -1,6 +1,7 @@
 """Suites, scorers and their results. A suite asks a generator; results lie in a folder the release gate reads."""
 
 from posttrain.evaluation.cases import Case
+from posttrain.evaluation.episodes import changed_versions
 from posttrain.evaluation.evaluate import EvaluationProgress, evaluate, score_sample
 from posttrain.evaluation.freeze import (
     changed_settings,
@@ -33,6 +34,7 @@ __all__ = [
     "Suite",
     "SuiteConfig",
     "changed_settings",
+    "changed_versions",
     "changes_since_freeze",
     "check_frozen",
     "check_settings_frozen",

@@ -21,6 +21,7 @@ from posttrain.release.judge import judge
 from posttrain.release.junit import write_junit
 from posttrain.release.report import ReportSection, write_report
 from posttrain.release.reward_evidence import REWARD_MODELS_FILE
+from posttrain.release.substance import substance_check
 from posttrain.release.two_metrics import Change, Reading, TwoMetricReading, read_changes, read_two_metrics
 from posttrain.release.verdict import Check, Comparison, SampleChange, Verdict, verdict_lines
 
@@ -52,6 +53,7 @@ __all__ = [
     "read_changes",
     "read_gate",
     "read_two_metrics",
+    "substance_check",
     "verdict_lines",
     "write_junit",
     "write_report",

@@ -11,6 +11,7 @@ from posttrain.evaluation import EvaluationResult, Score, latency_of, rate_of
 from posttrain.metrics import Interval, non_inferiority, paired_difference, percentile_interval
 from posttrain.release.gate import AMOUNTS, GOOD, LATENCY, Criterion, Gate, GateConfig, NonInferiority, Slices
 from posttrain.release.samples import Key, scores_of
+from posttrain.release.substance import judged_scores
 from posttrain.release.verdict import Check, Outcome
 
 
@@ -24,7 +25,7 @@ def unscored_checks(candidate: EvaluationResult, baseline: EvaluationResult, gat
     config, limit = gate.config, gate.suite.config.max_unscored_share
     checks = []
     read_together = [entry.metric for entry in config.two_metric.entries if entry.metric not in AMOUNTS] if config.two_metric else []
-    for metric in dict.fromkeys((*_judged_scores(config), GOOD, *read_together)):
+    for metric in dict.fromkeys((*judged_scores(config), GOOD, *read_together)):
         for version, result in (("candidate", candidate), ("baseline", baseline)):
             scores = list(scores_of(result, metric, "", config).values())
             unknown = [score for score in scores if score.status == "unscored"]
@@ -40,16 +41,10 @@ def unscored_checks(candidate: EvaluationResult, baseline: EvaluationResult, gat
 def evidence_check(gate: Gate) -> Check:
     """What was used in training is never the gate's only evidence: some judged score must be independent of it."""
     used = {*gate.config.used_in_training, *(output for s in gate.suite.scorers if s.used_in_training for output in s.outputs)}
-    independent = [score for score in _judged_scores(gate.config) if score not in used]
-    reason = f"independent: {', '.join(independent)}" if independent else f"all of them were: {', '.join(_judged_scores(gate.config))}"
+    independent = [score for score in judged_scores(gate.config) if score not in used]
+    reason = f"independent: {', '.join(independent)}" if independent else f"all of them were: {', '.join(judged_scores(gate.config))}"
     required = "a judged score that was not used in training"
     return Check("evidence", "independent evidence", "", "pass" if independent else "block", required, reason)
-
-
-def _judged_scores(config: GateConfig) -> list[str]:
-    """Scores of the suite that the verdict rests on, in order of mention."""
-    named = [part.score for part in config.good.requires] + [c.metric for c in config.criteria] + [t.metric for t in config.non_inferiority]
-    return [name for name in dict.fromkeys(named) if name not in (GOOD, *AMOUNTS)]
 
 
 def _slices(slices: Slices, gate: Gate) -> tuple[str, ...]:

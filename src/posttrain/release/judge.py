@@ -5,12 +5,13 @@ from datetime import datetime
 from pathlib import Path
 
 from posttrain.errors import ConfigError
-from posttrain.evaluation import EvaluationResult, rate_of
+from posttrain.evaluation import EvaluationResult, changed_versions, rate_of
 from posttrain.metrics import paired_difference
 from posttrain.release.checks import evidence_check, groups_of, non_inferiority_checks, threshold_checks, unscored_checks
 from posttrain.release.gate import GOOD, Gate, GateConfig
 from posttrain.release.reward_evidence import discount, not_evidence
 from posttrain.release.samples import Key, good_score, scores_of
+from posttrain.release.substance import substance_check
 from posttrain.release.two_metrics import Finding, TwoMetricReading, read_two_metrics
 from posttrain.release.verdict import Check, Comparison, Outcome, SampleChange, Verdict, overall
 
@@ -18,18 +19,20 @@ from posttrain.release.verdict import Check, Comparison, Outcome, SampleChange, 
 def judge(candidate: EvaluationResult | str | Path, baseline: EvaluationResult | str | Path, gate: Gate) -> Verdict:
     """The verdict on two evaluation folders under a frozen gate.
 
-    Raises ConfigError when they cannot be judged: results of different suites, of a suite changed since, or a suite or gate
-    frozen only after the candidate's training began.
+    Raises ConfigError when they cannot be judged: results of different suites, of a suite changed since, under other versions of the
+    tools, or a suite or gate frozen only after the candidate's training began.
     """
     after = candidate if isinstance(candidate, EvaluationResult) else EvaluationResult.load(candidate)
     before = baseline if isinstance(baseline, EvaluationResult) else EvaluationResult.load(baseline)
     check_comparable(after, before, gate)
     config = gate.config
     weak = not_evidence(after, config)
+    substance = substance_check(config, gate.suite)
     reading = read_two_metrics(after, before, config, weak) if config.two_metric else None
     checks = (
         *unscored_checks(after, before, gate),
         evidence_check(gate),
+        *([substance] if substance else []),
         *(discount(check, weak) for criterion in config.criteria for check in threshold_checks(criterion, after, gate)),
         *(discount(check, weak) for test in config.non_inferiority for check in non_inferiority_checks(test, after, before, gate)),
         *([_two_metric_check(reading)] if reading else []),
@@ -62,7 +65,7 @@ _OUTCOMES: Mapping[Finding, Outcome] = {"real improvement": "pass", "reward gami
 
 
 def check_comparable(candidate: EvaluationResult, baseline: EvaluationResult, gate: Gate) -> None:
-    """Raise ConfigError unless both results belong to the gate's suite as frozen, before the candidate's training."""
+    """Raise ConfigError unless both belong to the gate's suite as frozen before the training, and acted with the same tools."""
     suite = gate.suite
     expected = {(case.id, sample) for case in suite.cases for sample in range(suite.config.samples_per_case)}
     for version, result in (("candidate", candidate), ("baseline", baseline)):
@@ -75,6 +78,13 @@ def check_comparable(candidate: EvaluationResult, baseline: EvaluationResult, ga
             missing = len(expected - set(result.samples))
             raise ConfigError(
                 f"{version} {result.folder}: {missing} of {len(expected)} samples are missing", hint="let `posttrain eval` finish"
+            )
+    if "worlds" in candidate.run and "worlds" in baseline.run:
+        changed = changed_versions(baseline.run["worlds"], candidate.run["worlds"])
+        if changed:
+            raise ConfigError(
+                f"candidate {candidate.folder} and baseline {baseline.folder} acted with other versions of {changed}",
+                hint="evaluate both with the tools as they are now: the difference between them may be the tools'",
             )
     began = candidate.run.get("trained_at")
     for file, time in ((suite.path, gate.suite_frozen_at), (gate.path, gate.frozen_at)):

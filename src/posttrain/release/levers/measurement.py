@@ -62,6 +62,21 @@ def evidence_not_independent(evidence: Evidence) -> Iterator[Seen]:
 
 
 @rule(
+    "valid-taken-for-right",
+    "measurement",
+    "the gate takes valid for right",
+    lever="require a score of the content as well: the right calls, their arguments, the end state, the answer",
+    not_yet="shipping on valid outputs, or training on the format further",
+)
+def valid_taken_for_right(evidence: Evidence) -> Iterator[Seen]:
+    """The gate's own check says that it asks for nothing but form."""
+    checks = [(source, check) for source in evidence.all("verdict.json") for check in source.data["checks"] if check["kind"] == "substance"]
+    for source, check in needed(checks, "a verdict that rests on scores of form"):
+        if check["outcome"] == "block":
+            yield Seen(check["reason"], (Figure(source.name, check["name"], check["outcome"]),))
+
+
+@rule(
     "contamination",
     "data",
     "evaluation cases stand in the training data",
