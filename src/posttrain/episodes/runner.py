@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from functools import partial
 from queue import Empty, SimpleQueue
 from types import TracebackType
@@ -47,13 +48,11 @@ class EpisodeRunner:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        try:
-            self.session.__exit__(kind, error, trace)
-        finally:
-            self._workers.shutdown(wait=True, cancel_futures=True)
+        with ExitStack() as stack:  # in this order: the session, the tools that still run, every environment left open
             for progress in self._open:
-                if progress.environment is not None:
-                    progress.environment.close()
+                stack.callback(_close, progress)
+            stack.callback(self._workers.shutdown, wait=True, cancel_futures=True)
+            stack.callback(self.session.__exit__, kind, error, trace)
 
     @property
     def num_open(self) -> int:
@@ -215,6 +214,11 @@ def run_episodes(
                 if on_done:
                     on_done(index, episode)
     return [episodes[index] for index in range(len(episodes))]
+
+
+def _close(progress: Progress) -> None:
+    if progress.environment is not None:
+        progress.environment.close()
 
 
 def _environment(progress: Progress) -> "Environment":
