@@ -264,7 +264,7 @@ def _excerpt(case: CaseInfo) -> str:
 
 def _note(sample: SampleResult) -> str:
     seconds = "cached" if sample.seconds is None else f"{sample.seconds:.2f} s"
-    calls = f" · {len(sample.calls)} tool calls" if sample.transcript else ""
+    calls = f" · {len(sample.calls)} tool call{'s' * (len(sample.calls) != 1)}" if sample.transcript else ""
     ended = f" · {_ENDINGS[sample.finish_reason]}" if sample.finish_reason in _ENDINGS else ""
     return f"{sample.num_completion_tokens} tokens · {seconds}{calls}{ended}"
 

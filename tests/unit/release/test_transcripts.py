@@ -55,7 +55,7 @@ def test_transcripts_stand_side_by_side_and_are_text(bench):
     ]
     assert "<del>yes</del>" in first
     assert "<ins>no</ins>" in first
-    assert "1 tool calls" in first
+    assert "1 tool call<" in first
     assert "&#34;ok&#34;: true" in first
     assert page.count("<script>") == 1, "the page's own"
     assert "1.00 (p95 1)" in page
