@@ -23,7 +23,7 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 @dataclass(frozen=True, slots=True)
 class RowNote:
-    """Something to know about one row of the data set (``index`` counts from 0)."""
+    """Something to know about one row of the data set (``index`` counts from 1)."""
 
     index: int
     detail: str
@@ -105,7 +105,7 @@ def mask_report(
     rows = list(rows)
     report = MaskReport(mask, max_length)
     sequences = []
-    for index, (row, result) in enumerate(zip(rows, contract.supervise_each(rows, mask=mask), strict=True)):
+    for index, (row, result) in enumerate(zip(rows, contract.supervise_each(rows, mask=mask, first_index=1), strict=True), start=1):
         if isinstance(result, ContractError):
             report.refused.append(RowNote(index, result.message.removeprefix(f"row {index}: ")))
             continue

@@ -53,7 +53,7 @@ def check(
             typer.echo(f"broken rows set aside: {reader.report.skipped}, in {reader.report.rejects_path}")
         typer.echo(f"duplicates: {len(repeated.exact)} exact, {len(repeated.near)} near")
         for one in (*repeated.exact, *repeated.near)[:5]:
-            typer.echo(f"  record {one.dropped} repeats {one.kept} ({one.similarity:.0%} alike)")
+            typer.echo(f"  record {one.dropped + 1} repeats {one.kept + 1} ({one.similarity:.0%} alike)")
         for sequence in sequences[:sample]:
             typer.echo(f"--- row {sequence.index}\n" + show_sample(sample_segments(contract, sequence), colour=sys.stdout.isatty()))
         typer.echo("not good to train on: " + ", ".join(failing) if failing else "good to train on")

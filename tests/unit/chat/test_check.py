@@ -58,7 +58,7 @@ def test_rows_that_train_nothing_fail_the_check_unless_allowed(model, tmp_path):
     data = write(tmp_path / "data.jsonl", [GOOD, UNTRAINED])
     code, report = check_json(data, "--model", model)
     assert (code, report["failing"]) == (1, ["trains-nothing"])
-    assert [row["index"] for row in report["trains_nothing"]["rows"]] == [1]
+    assert [row["index"] for row in report["trains_nothing"]["rows"]] == [2], "rows count from 1"
     assert check_json(data, "--model", model, "--allow", "trains-nothing")[0] == 0
 
 
@@ -67,7 +67,7 @@ def test_what_a_maximum_length_would_cut_is_reported_and_fails(model, tmp_path):
     code, report = check_json(data, "--model", model, "--max-length", 60)
     length = len(contract("smollm2").supervise(Demonstration(tuple(Message(m["role"], m["content"]) for m in LONG["messages"]))))
     assert (code, report["failing"]) == (1, ["truncated"])
-    assert report["truncated"]["rows"][0]["index"] == 1
+    assert report["truncated"]["rows"][0]["index"] == 2
     assert f"{length} tokens, {length - 60} over" in report["truncated"]["rows"][0]["detail"]
     assert report["truncated_away"]["count"] == 1
     assert report["length"]["max"] == length
@@ -87,8 +87,8 @@ def test_control_text_and_dropped_reasoning_are_reported_and_do_not_fail():
         Demonstration((Message("user", "q"), Message("assistant", "x", reasoning="because")), ({"function": {"name": "get_balance"}},)),
     ]
     report, sequences = mask_report(contract("smollm2"), rows)
-    assert [(note.index, note.detail) for note in report.control_text] == [(0, "<|im_end|>")]
-    assert [(note.index, note.detail) for note in report.unprinted] == [(1, "reasoning of turn 1, tools")]
+    assert [(note.index, note.detail) for note in report.control_text] == [(1, "<|im_end|>")]
+    assert [(note.index, note.detail) for note in report.unprinted] == [(2, "reasoning of turn 1, tools")]
     assert report.problems() == {}
     assert len(sequences) == 2
 
