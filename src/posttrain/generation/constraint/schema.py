@@ -19,6 +19,9 @@ ENFORCED = frozenset((*_VALUES, *_OBJECTS, *_ARRAYS, *_STRINGS, *_NUMBERS))
 _REMARKS = ("title", "description", "default", "examples", "example", "deprecated", "readOnly", "writeOnly", "$comment")
 NOTES = frozenset((*_REMARKS, "contentEncoding", "contentMediaType", "contentSchema", "nullable"))
 """Keywords that say nothing about validity. ``nullable`` (OpenAPI) only widens what is accepted elsewhere."""
+_CONDITIONS = ("not", "if", "then", "else", "dependentRequired", "dependentSchemas", "dependencies", "propertyNames")
+_COLLECTIONS = ("contains", "minContains", "maxContains", "uniqueItems", "unevaluatedItems", "unevaluatedProperties")
+NOT_ENFORCED = frozenset((*_CONDITIONS, *_COLLECTIONS, "$dynamicRef", "$dynamicAnchor", "$recursiveRef", "$recursiveAnchor", "$vocabulary"))
 _ONE = frozenset(("items", "additionalProperties", "additionalItems"))
 _SEVERAL = frozenset(("anyOf", "allOf", "oneOf", "prefixItems", "items"))
 _NAMED = frozenset(("properties", "patternProperties", "$defs", "definitions"))
@@ -60,7 +63,8 @@ def _parts(schema: Any, place: str) -> Iterator[tuple[str, dict[str, Any]]]:
 def _check_keywords(part: Mapping[str, Any], where: str) -> None:
     for key in part:
         if key not in ENFORCED and key not in NOTES and not key.startswith("x-"):
-            raise ConfigError(f"{where}: keyword '{key}' is not supported", hint=f"leave it out; {suggest(key, ENFORCED)}")
+            hint = "leave it out, and check it on the finished answer" if key in NOT_ENFORCED else suggest(key, ENFORCED)
+            raise ConfigError(f"{where}: keyword '{key}' is not supported", hint=hint)
     if "x-guidance" in part:
         raise ConfigError(f"{where}: keyword 'x-guidance' is not supported", hint="leave it out")
     types = part.get("type", [])
