@@ -23,6 +23,7 @@ def reader(tmp_path):
     (tmp_path / "reports-other" / "x.txt").write_text("TOP SECRET")
     (folder / "link.txt").symlink_to(tmp_path / "secret.txt")
     (folder / "up").symlink_to(tmp_path)
+    (folder / "other").symlink_to(tmp_path / "reports-other")
     (folder / "loop").symlink_to(folder / "loop")
 
     @tool
@@ -55,6 +56,7 @@ PATH_TRICKS = [
     "~/secret.txt",
     "link.txt",
     "up/secret.txt",
+    "other/x.txt",
     "../reports-other/x.txt",
     "..\\secret.txt",
     "2025/q1.txt\x00.png",

@@ -166,6 +166,12 @@ def test_a_torn_last_line_is_kept_noted_and_written_past(written):
     assert (report.num_lines, report.problems, report.notes) == (7, (), ("line 5 was torn by a crash",))
 
 
+def test_a_torn_line_taken_away_leaves_a_gap_in_the_numbers(written):
+    written.write_bytes(written.read_bytes()[:-30])
+    AuditLog(written)
+    assert tampered(written, lambda lines: lines.pop(4)) == ("before line 5 a line was removed, added or moved",)
+
+
 def test_garbage_is_no_torn_line_unless_the_log_itself_noted_it(written):
     written.write_bytes(written.read_bytes()[:-30])
     AuditLog(written)

@@ -214,9 +214,9 @@ def test_what_a_tool_declines_is_not_tried_again_and_what_was_unavailable_is():
 
     assert run(function(ToolError("closed")), retries=2).status == "error"
     assert len(tried) == 1
-    result = run(function(ToolUnavailable("down")), retries=2)
-    assert (result.status, len(tried)) == ("unavailable", 4)
-    assert result.content == "probe is unavailable: down (tried 3 times)"
+    result = run(function(ToolUnavailable("down")), retries=3)
+    assert (result.status, len(tried)) == ("unavailable", 5)
+    assert result.content == "probe is unavailable: down (tried 4 times)"
 
 
 def test_retries_end_at_the_deadline():

@@ -30,6 +30,7 @@ class Desk:
             """Move money."""
             if self.fail is not None:
                 raise self.fail
+            time.sleep(0.05)
             self.sent.append((to, amount, currency))
             return f"sent {amount:g} {currency} to {to}"
 
@@ -124,14 +125,29 @@ def test_two_equal_actions_in_one_turn_are_done_once():
 def test_two_equal_actions_from_many_threads_are_done_once():
     desk = Desk()
     box = desk.box()
-    statuses = []
-    threads = [threading.Thread(target=lambda: statuses.append(ask(box, "transfer", to="x", amount=5).status)) for _ in range(12)]
+    results = []
+    threads = [threading.Thread(target=lambda: results.append(ask(box, "transfer", to="x", amount=5))) for _ in range(12)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert sorted(statuses) == ["ok"] + ["repeated"] * 11
+    assert sorted(result.status for result in results) == ["ok"] + ["repeated"] * 11
+    assert {(result.content, result.is_error) for result in results} == {("sent 5 EUR to x", False)}
     assert len(desk.sent) == 1
+
+
+def test_an_action_interrupted_from_the_keyboard_is_not_begun_again(monkeypatch):
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    desk = Desk()
+    box = desk.box()
+    with monkeypatch.context() as patch:
+        patch.setattr(box._runner, "run", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            ask(box, "transfer", to="x", amount=5)
+    again = ask(box, "transfer", to="x", amount=5)
+    assert (again.status, again.is_error, desk.sent) == ("repeated", True, [])
 
 
 def test_an_action_that_declines_may_be_tried_again_and_one_that_broke_may_not():
