@@ -17,7 +17,7 @@ import torch
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
 from posttrain.generation.batch import Batch, slot_attention_of
-from posttrain.generation.packing import can_pack, pack_linears
+from posttrain.generation.packing import can_pack, pack_linears, pack_norms
 from posttrain.generation.row import Row
 from posttrain.models import choose_dtype, load_for_inference
 from posttrain.records import SamplingSettings
@@ -68,6 +68,7 @@ class Ours:
     def __init__(self, model: torch.nn.Module, prompts: list[list[int]], new: int) -> None:
         if can_pack(model):
             pack_linears(model)
+            pack_norms(model)
         self.model, self.prompts = model, prompts
         self.batch = Batch(model, num_rows=len(prompts), num_positions=2 * len(prompts) * (max(map(len, prompts)) + new), end_ids=())
 

@@ -26,7 +26,7 @@ from generation import SHAPE, Peer, build, draw_prompts
 from transformers import GenerationConfig
 
 from posttrain.generation.batch import Batch, slot_attention_of
-from posttrain.generation.packing import can_pack, pack_linears
+from posttrain.generation.packing import can_pack, pack_linears, pack_norms
 from posttrain.generation.row import Row
 from posttrain.models import choose_dtype
 from posttrain.records import SamplingSettings
@@ -51,6 +51,7 @@ class Engine:
     def __init__(self, model: torch.nn.Module, num_rows: int) -> None:
         if can_pack(model):
             pack_linears(model)
+            pack_norms(model)
         self.model = model
         self.batch = Batch(model, num_rows=num_rows, num_positions=2**15, end_ids=())
         self.batch.interleaved_tokens = INTERLEAVED_TOKENS

@@ -8,7 +8,7 @@ from typing import Any
 from posttrain.chat import CONTRACT_FILE, ChatContract, load_record
 from posttrain.errors import ConfigError, DataError
 from posttrain.generation.batch import EXTENTS_PER_ROW, Batch
-from posttrain.generation.packing import can_pack, pack_linears
+from posttrain.generation.packing import can_pack, pack_linears, pack_norms
 from posttrain.generation.protocol import ENGINE_VERSION, OnDone, RowConstraint, finish_all
 from posttrain.generation.row import Row
 from posttrain.generation.sampling import check_sampling
@@ -78,6 +78,7 @@ class LocalGenerator:
         model = load_for_inference(folder, adapter_path, dtype, device=device, merge=merge)
         if pack and (merge or adapter_path is None) and can_pack(model):
             pack_linears(model)
+            pack_norms(model)
         contract = ChatContract.load(folder)
         for what, place in (("model", folder), *([("adapter", Path(adapter_path))] if adapter_path else [])):
             if (place / CONTRACT_FILE).is_file():

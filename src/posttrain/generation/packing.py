@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from posttrain.models import choose_dtype
@@ -25,10 +26,11 @@ class PackedLinear(nn.Module):
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.bias = linear.bias
         self._packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), ROWS_HINT)
+        self._linear = torch.ops.mkldnn._linear_pointwise.default
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in_features] -> [..., out_features], same dtype."""
-        product: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._packed, self.bias, "none", [], "")
+        product: Tensor = self._linear(x, self._packed, self.bias, "none", [], "")
         return product
 
 
@@ -43,15 +45,15 @@ class JointLinear:
             whole.bias = nn.Parameter(torch.cat([linear.bias.detach() for linear in linears]), requires_grad=False)
         self._product = PackedLinear(whole)
         self._input: Tensor | None = None
-        self._parts: list[Tensor] = []
+        self._parts: Sequence[Tensor] = ()
 
     def part(self, x: Tensor, index: int) -> Tensor:
         """The output of layer ``index``; all are computed when the first is asked for, and dropped when the last was."""
         if x is not self._input:
-            self._input, self._parts = x, list(self._product(x).split(self._sizes, -1))
+            self._input, self._parts = x, torch.split_with_sizes(self._product(x), self._sizes, -1)
         found = self._parts[index]
         if index == len(self._sizes) - 1:
-            self._input, self._parts = None, []
+            self._input, self._parts = None, ()
         return found
 
 
@@ -66,6 +68,18 @@ class JointPart(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[..., in_features] -> [..., out_features], same dtype."""
         return self._joint.part(x, self._index)
+
+
+class PackedNorm(nn.Module):
+    """``x / rms(x) * weight`` as one call in place of six."""
+
+    def __init__(self, weight: Tensor, eps: float) -> None:
+        super().__init__()
+        self.weight, self.eps = nn.Parameter(weight.detach(), requires_grad=False), eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., width] -> [..., width], same dtype."""
+        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
 
 
 def can_pack(model: Any) -> bool:
@@ -91,3 +105,17 @@ def pack_linears(model: nn.Module, *, join: bool = True) -> None:
                     setattr(module, name, JointPart(joint, index, children.pop(name)))
         for name, child in children.items():
             setattr(module, name, PackedLinear(child))
+
+
+@torch.inference_mode()
+def pack_norms(model: nn.Module) -> None:
+    """Replace in place every RMSNorm that gives, bit for bit, what :class:`PackedNorm` gives for the same input."""
+    for module in list(model.modules()):
+        for name, child in list(module.named_children()):
+            weight, eps = getattr(child, "weight", None), getattr(child, "variance_epsilon", getattr(child, "eps", None))
+            if not type(child).__name__.endswith("RMSNorm") or weight is None or eps is None:
+                continue
+            packed = PackedNorm(weight, eps)
+            probe = torch.randn(4, weight.shape[0], generator=torch.Generator().manual_seed(0)).to(weight.dtype)
+            if torch.equal(child(probe), packed(probe)):
+                setattr(module, name, packed)

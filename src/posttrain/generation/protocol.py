@@ -130,7 +130,7 @@ def samples(request: GenerationRequest, n: int) -> list[GenerationRequest]:
 
 def finish_all(session: Session, tickets: Sequence[Ticket], on_done: OnDone | None) -> list[Generation]:
     """Advance until all tickets are done; their generations in order. After a failure what runs is finished, and the first is raised."""
-    indices = {id(ticket): index for index, ticket in enumerate(tickets)}
+    indices = {ticket: index for index, ticket in enumerate(tickets)}
     failure: Exception | None = None
     while session.num_open:
         for ticket in session.advance():
@@ -138,7 +138,7 @@ def finish_all(session: Session, tickets: Sequence[Ticket], on_done: OnDone | No
                 failure = ticket.error
                 session.cancel_waiting()
             elif ticket.generation is not None and on_done:
-                on_done(indices[id(ticket)], ticket.generation)
+                on_done(indices[ticket], ticket.generation)
     if failure is not None:
         raise failure
     return [ticket.generation for ticket in tickets if ticket.generation is not None]

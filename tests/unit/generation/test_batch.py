@@ -23,7 +23,7 @@ from posttrain.errors import ModelError
 from posttrain.generation import batch as batch_module
 from posttrain.generation import cache as cache_module
 from posttrain.generation.batch import Batch, slot_attention_of
-from posttrain.generation.packing import PackedLinear, can_pack, pack_linears
+from posttrain.generation.packing import JointLinear, JointPart, PackedLinear, PackedNorm, can_pack, pack_linears, pack_norms
 from posttrain.generation.row import Row
 from posttrain.generation.support import check_model, context_length
 from posttrain.records import SamplingSettings
@@ -222,6 +222,28 @@ def test_packed_linear_is_the_same_product(num_rows):
     x = torch.randn(1, num_rows, 24)
     with torch.inference_mode():
         torch.testing.assert_close(PackedLinear(linear)(x), linear(x), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("family", "num_packed"), [("llama", 7), ("qwen3", 7 + 6), ("gemma2 with caps", 0)])
+def test_norms_are_replaced_only_where_the_result_is_bit_for_bit_the_same(family, num_packed):
+    """Two a layer and the last; Qwen 3 has two more for queries and keys; Gemma's adds one to its weight and stays."""
+    model, prompts = build(family), draw_prompts()
+    want = {i: row.generated for i, row in run(model, prompts).items()}
+    pack_norms(model)
+    assert sum(isinstance(module, PackedNorm) for module in model.modules()) == num_packed
+    assert {i: row.generated for i, row in run(model, prompts).items()} == want
+
+
+def test_layers_with_one_input_are_one_product_and_others_are_not():
+    torch.manual_seed(0)
+    linears = [torch.nn.Linear(24, size) for size in (40, 8, 8)]
+    joint = JointLinear(linears)
+    parts = [JointPart(joint, index, linear) for index, linear in enumerate(linears)]
+    x, y = torch.randn(2, 1, 5, 24)
+    with torch.inference_mode():
+        for inputs in ((x, x, x), (x, y, x), (y, y, x)):
+            for part, linear, given in zip(parts, linears, inputs, strict=True):
+                torch.testing.assert_close(part(given), linear(given), rtol=1e-5, atol=1e-6)
 
 
 def test_a_packed_model_gives_the_same_tokens():
