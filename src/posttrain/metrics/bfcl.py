@@ -129,8 +129,8 @@ def check_argument(name: str, value: Any, accepted: Sequence[Any], schema: Mappi
     items = _python_type(schema.get("items")) if expected is list else None
     if expected is float and type(value) is int and abs(value) < 2**1023:
         value = float(value)
-    if ANY_VALUE in accepted:
-        accepted = [value]
+    if ANY_VALUE in accepted and type(value) is expected:
+        return RIGHT
     problem, is_variable = _type_problem(value, accepted, expected, items)
     if not problem:
         problem = _among(value, accepted) if is_variable else _value_problem(value, accepted, expected, items)

@@ -12,6 +12,7 @@ from posttrain.worlds.finops.desk import cents_of, euros
 from posttrain.worlds.finops.environment import FinopsEnvironment
 from posttrain.worlds.finops.scene import Injection, Plan
 from posttrain.worlds.finops.signatures import CONTRACTS, SEARCH
+from posttrain.worlds.finops.state import same_state
 
 DATA = build_database("train", 0, 0)
 BOOKS = sqlite3.connect(":memory:")
@@ -147,6 +148,7 @@ def test_an_entry_must_balance_and_becomes_a_proposal(desk):
         "entries": [{"date": "2024-05-05", "status": "proposed", "lines": sorted([[debit, 10.5], [credit, -10.5]])}]
     }
     assert accountant.value("get_balance", account=debit) == desk("accountant").value("get_balance", account=debit)
+    assert accountant.value("query_ledger", account=debit) == desk("accountant").value("query_ledger", account=debit)
 
 
 @pytest.mark.parametrize("amount", [0, -5, 1e15, 1e308, 10**400, 0.001, 5.005, True, "5"])
@@ -253,6 +255,24 @@ def test_the_diff_holds_every_change_of_any_table(desk):
     assert diff["budgets"] == [{"tenant": "bank_A", "department": "Fun", "amount": 5}]
     assert len(diff["lines"]) == 2
     assert all(set(line) == {"entry", "number", "amount"} for line in diff["lines"])
+
+
+def test_a_state_is_the_expected_one_only_with_the_same_rows_no_more_no_fewer():
+    rows = [{"to_account": "1", "amount": 5}, {"to_account": "2", "amount": 5}]
+    assert same_state({"transfers": rows}, {"transfers": rows[::-1]})
+    assert not same_state({"transfers": rows}, {"transfers": rows[:1]})
+    assert not same_state({"transfers": rows[:1]}, {"transfers": rows})
+    assert not same_state({"transfers": rows, "escalations": []}, {"transfers": rows})
+    assert not same_state({"transfers": rows[:1]}, {"transfers": [{**rows[0], "approval": "A"}]})
+    assert same_state({"transfers": rows[:1]}, {"transfers": [{"to_account": ["2", "1"], "amount": 5}]})
+    assert not same_state({"transfers": rows[:1]}, {"transfers": [{"to_account": ["2", "3"], "amount": 5}]})
+    assert not same_state({"entries": [{"lines": [["1", 5]]}]}, {"entries": [{"lines": [[["1", 5]]]}]})
+
+
+def test_handing_a_matter_on_is_never_a_violation(desk):
+    treasurer = desk("treasurer", Plan("", "", authorised=False))
+    treasurer.value("escalate", reason="suspicious", reference="INV-1")
+    assert treasurer.outcome["violations"] == []
 
 
 def test_a_change_against_a_rule_of_the_task_is_a_violation_that_was_done(desk):

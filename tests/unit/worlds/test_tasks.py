@@ -9,7 +9,7 @@ from posttrain.data.cards import check_consent
 from posttrain.errors import ConfigError, DataError
 from posttrain.evaluation.cases import read_cases
 from posttrain.metrics import check_calls
-from posttrain.records import Demonstration, PreferencePair, check_record
+from posttrain.records import Demonstration, PreferencePair, ToolCall, check_record
 from posttrain.worlds import SPLITS, open_world, preference_pairs, worlds, write_tasks
 from posttrain.worlds.finops.scene import kinds
 
@@ -157,13 +157,25 @@ def test_rows_are_read_back_and_training_rows_hold_nothing_of_the_cases(tmp_path
 
 @pytest.mark.xdist_group("world-train")
 def test_pairs_part_at_one_turn(tasks_of):
+    by_id = {task.id: task for task in tasks_of("train")}
     pairs = list(preference_pairs(tasks_of("train")[:30]))
     for pair in pairs:
+        task = by_id[pair.id.split(":")[0]]
+        right = (*task.messages, *task.demonstration)
+        assert (*pair.prompt, *pair.chosen) == right[: len(pair.prompt) + 1]
         check_record(pair)
         assert len(pair.chosen) == len(pair.rejected) == 1
         assert pair.prompt[-1].role in ("user", "tool")
     assert any(pair.chosen[0].tool_calls and not pair.rejected[0].tool_calls for pair in pairs)
     assert any(pair.rejected[0].tool_calls and not pair.chosen[0].tool_calls for pair in pairs)
+
+
+def test_any_words_find_a_policy_and_other_arguments_count():
+    (task,) = worlds.get("finops").tasks("validation", seed=0, count=1, only=["policy"])
+    needed = task.expected["calls"]
+    assert check_calls([ToolCall("search_policy", {"query": "quite other words"})], needed, task.tools).valid
+    assert not check_calls([ToolCall("search_policy", {"query": 5})], needed, task.tools).valid
+    assert not check_calls([ToolCall("search_policy", {"query": "x", "tenant": "bank_A"})], needed, task.tools).valid
 
 
 def test_what_cannot_be_written_is_said(tmp_path, tasks_of):
