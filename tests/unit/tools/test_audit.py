@@ -83,6 +83,26 @@ def test_the_intent_is_on_disk_before_the_action_begins(tmp_path):
     assert seen == ["intent"]
 
 
+def test_only_the_lines_around_an_action_wait_for_the_disk(tmp_path, monkeypatch):
+    events = []
+    monkeypatch.setattr("posttrain.tools.audit.os.fsync", lambda file: events.append("on disk"))
+
+    @tool(action=True)
+    def act() -> str:
+        """Act."""
+        events.append("done")
+        return "done"
+
+    @tool
+    def look() -> str:
+        """Look."""
+        return "seen"
+
+    box = Toolbox([act, look], caller=CALLER, audit=AuditLog(tmp_path / "calls.jsonl"))
+    box.call_many([ToolCall("look", {}), ToolCall("act", {}), ToolCall("look", {})])
+    assert events == ["on disk", "done", "on disk"]
+
+
 def tampered(path, change):
     lines = path.read_text().splitlines()
     change(lines)
