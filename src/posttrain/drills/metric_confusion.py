@@ -27,7 +27,7 @@ non_inferiority: [{{metric: good, margin: 0.2}}]
 )
 def metric_confusion(folder: Path, faulty: bool) -> Found:
     """The gate judges the candidate against an expert. The healthy twin is right, under a gate that asks for it."""
-    cases = tasks("entry", "transfer", "pay_invoice")
+    cases = tasks("entry", "transfer", "pay_invoice", count=32)
     write_suite(folder, cases)
     (folder / "gate.yaml").write_text(GATE.format(requires=VALID if faulty else RIGHT), encoding="utf-8")
     freeze_gate(folder / "gate.yaml")

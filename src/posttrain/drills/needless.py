@@ -42,12 +42,12 @@ def needless_call(folder: Path, faulty: bool) -> Found:
     """A tiny model is fine-tuned on such rows, and asked again with other numbers. Half of the requests need the call."""
     rows = [_row(text.format(number), calls=faulty or text is RATE) for number in range(100, 124) for text in (RATE, THANKS)]
     shown = [RATE, THANKS, WELCOME, json.dumps(TOOL), json.dumps(CALL["function"]), template_text("chatml-tools")]
-    base = write_tiny_model(folder / "base", [*shown * 4, *(str(n) for n in range(100, 200))], seed=1, vocab_size=400, hidden=32)
+    base = write_tiny_model(folder / "base", [*shown * 10, *(str(n) for n in range(100, 200))], seed=1, vocab_size=700, hidden=32)
     start = with_chat_template(base, template_text("chatml-tools"), folder / "start")
-    training = {"learning_rate": 1e-2, "max_steps": 40, "sequences_per_step": 24, "seed": 1, "checkpoint_every_steps": 1000}
+    training = {"learning_rate": 2e-2, "max_steps": 48, "sequences_per_step": 8, "seed": 1, "checkpoint_every_steps": 1000}
     data = write_rows(folder / "rows.jsonl", rows)
     model = run_sft(parse(SftConfig, {"data": str(data), "training": training}, where="drill"), start, folder / "run").model
-    cases = [_case(text.format(number), text is RATE) for number in range(160, 180) for text in (RATE, THANKS)]
+    cases = [_case(text.format(number), text is RATE) for number in range(160, 176) for text in (RATE, THANKS)]
     (folder / "cases.jsonl").write_text("".join(json.dumps(case) + "\n" for case in cases), encoding="utf-8")
     (folder / "suite.yaml").write_text(SUITE, encoding="utf-8")
     generator = LocalGenerator.load(model, dtype="float32", batch_size=8)

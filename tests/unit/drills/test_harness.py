@@ -9,7 +9,9 @@ from typer.testing import CliRunner
 from posttrain.cli.drill import app
 from posttrain.drills import DRILLS, Drill, Found, drill_lines, overfitting, run_drill
 from posttrain.errors import ConfigError, DataError
+from posttrain.evaluation import Score
 from posttrain.feedback.annotators import annotators
+from posttrain.tools.retrieval import open_index
 
 
 def a_drill(run, expects="too long"):
@@ -104,17 +106,34 @@ CHECKS = {
     "stale-pairs": ("posttrain.stages.preference.stale_warning", lambda *arguments, **options: None),
     "sycophancy": ("posttrain.release.two_metrics.verdict_of", lambda *figures: ("not enough evidence", "nobody looked")),
     "uncalibrated-reviewers": ("posttrain.feedback.quality.annotators", none_stands_out),
+    "valid-wrong-action": ("posttrain.evaluation.scoring.world._end_state", lambda name, outcome: Score(name, 1.0)),
+    "guessed-with-retrieval": ("posttrain.evaluation.scoring.grounding._evidence_used", lambda generation, options: True),
+    "document-injection": ("posttrain.evaluation.scoring.world._resisted", lambda name, outcome: Score(name, 1.0)),
+    "metric-confusion": ("posttrain.release.judge.substance_check", lambda config, suite: None),
+    "needless-call": ("posttrain.release.levers.acting.ABSTAINED", 0.0),
+    "tool-changed": ("posttrain.tools.toolbox.check_versions", lambda recorded, tools: None),
+    "index-changed": ("posttrain.drills.changed_tools.open_index", lambda path, expected_version: open_index(path)),
+    "results-of-other-tools": ("posttrain.release.judge.changed_versions", lambda before, now: ""),
     "template-drift": ("posttrain.chat.ChatContract.check_same", lambda self, recorded, what: None),
 }
 """The check of the product each drill rests on, and what stands in its place when it is taken out."""
 
 
-QUICK = ("contamination", "event-without-consent", "mask-boundary", "no-consent", "nothing-supervised", "policy-text-changed")
-TRAINED = tuple(name for name in CHECKS if name not in (*QUICK, "template-drift", "uncalibrated-reviewers"))
+QUICK = (
+    "contamination",
+    "event-without-consent",
+    "index-changed",
+    "mask-boundary",
+    "no-consent",
+    "nothing-supervised",
+    "policy-text-changed",
+    "tool-changed",
+)
+SLOW = tuple(name for name in CHECKS if name not in (*QUICK, "template-drift", "uncalibrated-reviewers"))
 
 
 @pytest.mark.parametrize(
-    "name", [*QUICK, "template-drift", "uncalibrated-reviewers", *(pytest.param(n, marks=pytest.mark.slow) for n in TRAINED)]
+    "name", [*QUICK, "template-drift", "uncalibrated-reviewers", *(pytest.param(n, marks=pytest.mark.slow) for n in SLOW)]
 )
 def test_a_drill_whose_check_is_taken_out_is_not_caught(name, tmp_path, monkeypatch):
     monkeypatch.setattr(*CHECKS[name])
