@@ -170,7 +170,8 @@ class Progress:
         except ContractError:
             if self._messages[-1].role == "tool":
                 raise
-            self._messages[-1] = replace(self._messages[-1], role="tool")  # a template that drops the reasoning before a user's turn
+            # Some templates write the history otherwise once a user speaks again; to these the errors are a tool's.
+            self._messages[-1] = replace(self._messages[-1], role="tool", tool_call_id=_call_id(self.step - 1, 0))
             ids = self.contract.continuation(self._messages, tools=self.task.tools)
         stopped = self._ids[-1] not in self.contract.eos_token_ids  # a stop string ended the turn, so its end token is missing
         return [*self.contract.eos_token_ids[:stopped], *(int(token) for token in ids)]
@@ -215,7 +216,7 @@ class Progress:
         self._num_total += len(generation.token_ids)
 
     def _read_turn(self, generation: Generation, step: int) -> Turn:
-        """Calls as the template prints them, or as the endpoint gives them. A call without an id gets one of nine letters and digits."""
+        """Calls as the template prints them, or as the endpoint gives them. A call without an id gets one."""
         if not self.task.tools:
             return Turn(generation.text)
         if self.contract is not None:
@@ -224,10 +225,7 @@ class Progress:
         else:
             calls = [ToolCall(call.name, call.arguments, call.id) for call in generation.calls if not call.is_error]
             turn = Turn(generation.text, tuple(calls), tuple(call.result for call in generation.calls if call.is_error))
-        calls = [
-            ToolCall(plain(call.name), plain(dict(call.arguments)), call.id or f"call{step:02d}{n:03d}")
-            for n, call in enumerate(turn.calls)
-        ]
+        calls = [ToolCall(plain(call.name), plain(dict(call.arguments)), call.id or _call_id(step, n)) for n, call in enumerate(turn.calls)]
         content = turn.content if turn.calls or not turn.errors else generation.text  # what could not be read stays to be seen
         return replace(turn, content=plain(content), calls=tuple(calls))
 
@@ -241,6 +239,11 @@ class Progress:
         if self.on_call:
             for record in records:
                 self.on_call(record)
+
+
+def _call_id(step: int, number: int) -> str:
+    """Nine letters and digits, which is what every template that prints ids accepts."""
+    return f"call{step:02d}{number:03d}"
 
 
 def plain(value: Any) -> Any:
