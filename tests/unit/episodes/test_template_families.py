@@ -1,6 +1,7 @@
 """The loop under the templates of other model families: a call, a call nobody can read, an answer."""
 
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from posttrain.episodes import EpisodeSettings, EpisodeTask, run_episodes
 from posttrain.records import Demonstration, Message, SamplingSettings, ToolCall
 
 sys.path.append(str(Path(__file__).parents[1] / "chat"))
-from families import FAMILIES, contract  # noqa: E402
+from families import FAMILIES, contract
 
 SIGNATURES = tuple(item.signature for item in TOOLS)
 PROMPT = (Message("user", "What is the balance of A?"),)
@@ -38,6 +39,6 @@ def test_calls_and_unreadable_calls_are_answered_under_every_template_with_tools
     assert [(record.name, record.status) for record in episode.calls] == [("", "error"), ("get_balance", "ok")]
     # Each prompt is all that was read and written before, and more.
     prompts = [request.prompt_ids for request in generator.asked]
-    for before, after in zip(prompts, prompts[1:], strict=False):
+    for before, after in pairwise(prompts):
         assert after[: len(before)] == before
     assert episode.token_ids[: len(prompts[-1])].tolist() == list(prompts[-1])
