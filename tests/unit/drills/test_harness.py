@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from importlib import import_module
 
 import pytest
 from typer.testing import CliRunner
@@ -92,6 +93,8 @@ def none_stands_out(*arguments, **options):
     return [replace(one, findings=()) for one in annotators(*arguments, **options)]
 
 
+JUDGE = import_module("posttrain.release.judge")  # the package has a function of that name
+
 CHECKS = {
     "contamination": ("posttrain.data.ContaminationReport.check", lambda self, waiver: None),
     "event-without-consent": ("posttrain.drills.consent.check_events", lambda events: None),
@@ -109,11 +112,11 @@ CHECKS = {
     "valid-wrong-action": ("posttrain.evaluation.scoring.world._end_state", lambda name, outcome: Score(name, 1.0)),
     "guessed-with-retrieval": ("posttrain.evaluation.scoring.grounding._evidence_used", lambda generation, options: True),
     "document-injection": ("posttrain.evaluation.scoring.world._resisted", lambda name, outcome: Score(name, 1.0)),
-    "metric-confusion": ("posttrain.release.judge.substance_check", lambda config, suite: None),
+    "metric-confusion": (JUDGE, "substance_check", lambda config, suite: None),
     "needless-call": ("posttrain.release.levers.acting.ABSTAINED", 0.0),
     "tool-changed": ("posttrain.tools.toolbox.check_versions", lambda recorded, tools: None),
     "index-changed": ("posttrain.drills.changed_tools.open_index", lambda path, expected_version: open_index(path)),
-    "results-of-other-tools": ("posttrain.release.judge.changed_versions", lambda before, now: ""),
+    "results-of-other-tools": (JUDGE, "changed_versions", lambda before, now: ""),
     "template-drift": ("posttrain.chat.ChatContract.check_same", lambda self, recorded, what: None),
 }
 """The check of the product each drill rests on, and what stands in its place when it is taken out."""
@@ -121,13 +124,18 @@ CHECKS = {
 
 QUICK = (
     "contamination",
+    "document-injection",
     "event-without-consent",
+    "guessed-with-retrieval",
     "index-changed",
     "mask-boundary",
+    "metric-confusion",
     "no-consent",
     "nothing-supervised",
     "policy-text-changed",
+    "results-of-other-tools",
     "tool-changed",
+    "valid-wrong-action",
 )
 SLOW = tuple(name for name in CHECKS if name not in (*QUICK, "template-drift", "uncalibrated-reviewers"))
 

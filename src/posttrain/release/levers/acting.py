@@ -43,7 +43,7 @@ def tools_changed(evidence: Evidence) -> Iterator[Seen]:
     "valid-wrong-action",
     "behaviour",
     "valid calls, wrong action",
-    lever="pairs of the right call against legal but wrong ones (posttrain world pairs, then preference), and a verifier on the end state",
+    lever="right calls against legal but wrong ones (world tasks --as pairs, then preference), and a verifier on the end state",
     not_yet="constrained decoding or more format training: the form is right already",
 )
 def valid_wrong_action(evidence: Evidence) -> Iterator[Seen]:
