@@ -173,7 +173,7 @@ def test_cancelled_requests_come_back_cancelled_sent_or_not(server):
         sent, waiting, kept = [session.submit(ask(text)) for text in "abc"]
         while not server.requests:
             session.advance(0.01)
-        for ticket in (sent, waiting):
+        for ticket in (waiting, sent):
             session.cancel(ticket)
         done = []
         while session.num_open:
