@@ -99,7 +99,7 @@ CHECKS = {
     "contamination": ("posttrain.data.ContaminationReport.check", lambda self, waiver: None),
     "event-without-consent": ("posttrain.drills.consent.check_events", lambda events: None),
     "mask-boundary": ("posttrain.chat.supervision.SpanFinder.find", trusting_spans),
-    "no-consent": ("posttrain.stages.sft.check_consent", lambda card: None),
+    "no-consent": ("posttrain.stages.setup.check_consent", lambda card: None),
     "nothing-supervised": ("posttrain.stages.sft._check_rows", lambda *arguments: None),
     "policy-text-changed": ("posttrain.lineage.store.check_content", lambda *arguments: None),
     "chosen-likelihood-falls": ("posttrain.stages.preference.find_warnings", lambda *arguments, **options: []),
