@@ -18,7 +18,7 @@ tiny: $(VENV)/.run  ## the same stairs in under 90 seconds with a tiny model tra
 	$(BIN)/posttrain run recipes/tiny.yaml
 
 test: $(VENV)/.dev  ## all tests; says what it skipped and why
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup -rs --durations=15
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -rs --durations=15
 
 check: $(VENV)/.dev  ## style, strict types, import layers, docs against the code
 	$(BIN)/ruff check .

@@ -33,7 +33,6 @@ from posttrain.generation import LocalGenerator
 from posttrain.models import ModelSettings, Policy, build_forest
 from posttrain.records import SamplingSettings
 
-pytestmark = pytest.mark.xdist_group("episodes")
 SAMPLING = SamplingSettings(max_new_tokens=60)
 
 

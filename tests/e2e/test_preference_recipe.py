@@ -77,14 +77,12 @@ def finished(project) -> dict:
     return json.loads(done.stdout)
 
 
-@pytest.mark.xdist_group("preference-recipe")
 def test_reward_models_come_before_the_start_model_is_judged(finished):
     names = [step["name"] for step in finished["steps"]]
     assert names.index("2-held-out") < names.index("evaluate-start-preference") < names.index("3-dpo") < names.index("gate")
     assert names.count("labels-reward") == 1
 
 
-@pytest.mark.xdist_group("preference-recipe")
 def test_both_versions_carry_the_scores_of_models(project, finished):
     for step in finished["steps"]:
         if step["name"].startswith("evaluate"):
@@ -95,7 +93,6 @@ def test_both_versions_carry_the_scores_of_models(project, finished):
             assert abs(drift) < 1e-4 if "start" in step["name"] else drift != 0, "the start model is its own reference"
 
 
-@pytest.mark.xdist_group("preference-recipe")
 def test_the_verdict_rests_on_the_two_metrics(project, finished):
     gate = next(step for step in finished["steps"] if step["name"] == "gate")
     (verdict,) = project.glob("runs/preference/*-gate/verdict.json")
@@ -110,7 +107,6 @@ def test_the_verdict_rests_on_the_two_metrics(project, finished):
         assert score["reason"].startswith(f"not evidence: the reward model '{name}'") is at_chance
 
 
-@pytest.mark.xdist_group("preference-recipe")
 def test_another_objective_reuses_everything_before_it(project, finished):
     for objective in ("{name: simpo}", "{name: orpo}", "{name: kto}"):
         unpair = ("--set", "stages.2.preference.unpair=true") if "kto" in objective else ()
@@ -121,7 +117,6 @@ def test_another_objective_reuses_everything_before_it(project, finished):
         assert {name for name, state in states.items() if state == "run"} == {"3-dpo", "evaluate-dpo-preference", "gate"}
 
 
-@pytest.mark.xdist_group("preference-recipe")
 def test_a_suite_whose_reward_model_nobody_trains_is_refused_before_anything_runs(project):
     text = (project / "recipes/preference.yaml").read_text().replace("name: held-out\n", "name: other\n")
     (project / "recipes/wrong.yaml").write_text(text)
@@ -130,7 +125,6 @@ def test_a_suite_whose_reward_model_nobody_trains_is_refused_before_anything_run
     assert "scores with the reward model 'held-out'" in done.stderr
 
 
-@pytest.mark.xdist_group("preference-recipe")
 def test_files_and_reward_models_a_stage_names_are_looked_for_first(project):
     for key, value, said in (
         ("stages.0.reward_model.calibration", "recipes/data/none.jsonl", "no such file"),
@@ -142,7 +136,6 @@ def test_files_and_reward_models_a_stage_names_are_looked_for_first(project):
         assert said in done.stderr
 
 
-@pytest.mark.xdist_group("preference-recipe")
 def test_answers_from_the_cache_are_scored_by_models_like_fresh_ones(project, finished):
     again = ("run", "recipes/preference.yaml", "--json", "--set", "stages.1.reward_model.training.seed=29")
     done = posttrain(*again, cwd=project)

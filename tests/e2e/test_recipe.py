@@ -39,7 +39,6 @@ def test_the_shipped_tiny_recipe_is_what_init_writes(project):
         assert filecmp.cmp(ROOT / name, project / name, shallow=False), name
 
 
-@pytest.mark.xdist_group("recipe")
 def test_the_tiny_recipe_goes_from_nothing_to_a_shipped_model(project, finished):
     assert finished["verdict"] == "ship"
     assert [step["name"].split("-")[0] for step in finished["steps"]] == ["start", "data", "curate", "evaluate", "1", "evaluate", "gate"]
@@ -57,7 +56,6 @@ def test_the_tiny_recipe_goes_from_nothing_to_a_shipped_model(project, finished)
     assert "Contamination" in page
 
 
-@pytest.mark.xdist_group("recipe")
 def test_a_second_run_reuses_every_step_and_gives_the_same_verdict(project, finished):
     done = posttrain("run", "recipes/tiny.yaml", "--json", cwd=project)
     again = json.loads(done.stdout)
@@ -65,7 +63,6 @@ def test_a_second_run_reuses_every_step_and_gives_the_same_verdict(project, fini
     assert again["verdict"] == finished["verdict"]
 
 
-@pytest.mark.xdist_group("recipe")
 def test_the_model_is_traced_to_data_policy_suite_and_code(project, finished):
     trained = next(step for step in finished["steps"] if step["name"] == "1-sft")
     done = posttrain("lineage", "show", trained["outputs"]["lineage"], "--store", "runs/lineage.db", "--json", cwd=project)
@@ -74,7 +71,6 @@ def test_the_model_is_traced_to_data_policy_suite_and_code(project, finished):
     assert all(f'"{kind}"' in kinds for kind in ("data", "policy", "suite", "code", "environment", "config", "model"))
 
 
-@pytest.mark.xdist_group("recipe")
 def test_the_gate_command_carries_the_verdict_in_its_exit_code(project, finished):
     start, trained = (step["outputs"]["results"] for step in finished["steps"] if step["name"].startswith("evaluate"))
     arguments = ("gate", "--gate", "suites/tiny-gate.yaml")
@@ -84,7 +80,6 @@ def test_the_gate_command_carries_the_verdict_in_its_exit_code(project, finished
     assert worse.returncode == 1, worse.stdout + worse.stderr
 
 
-@pytest.mark.xdist_group("recipe")
 def test_other_training_settings_reuse_what_they_do_not_touch(project, finished):
     done = posttrain("run", "recipes/tiny.yaml", "--dry-run", "--json", *QUICK, cwd=project)
     states = {step["name"]: step["state"] for step in json.loads(done.stdout)["steps"]}

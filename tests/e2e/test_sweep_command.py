@@ -37,7 +37,6 @@ PAIRS = [
     for place in PLACES
     for number in range(6)
 ]
-pytestmark = pytest.mark.xdist_group("sweep")
 
 
 class UpToTheSweep(SilentDisplay):

@@ -12,7 +12,6 @@ from posttrain.records import ToolCall
 from posttrain.tools import Caller, McpTools, Toolbox
 
 pytest.importorskip("mcp", reason="needs the extra mcp")
-pytestmark = pytest.mark.xdist_group("mcp")
 
 SERVER = Path(__file__).with_name("mcp_server.py")
 READS = ("add", "balance", "hang", "refuse", "long", "picture", "chatty", "change")

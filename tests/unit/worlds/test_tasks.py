@@ -29,7 +29,6 @@ def replay(task, turns):
     return calls, results, outcome
 
 
-@pytest.mark.parametrize("split", [pytest.param(split, marks=pytest.mark.xdist_group(f"world-{split}")) for split in SPLITS])
 def test_every_demonstration_solves_its_task_again(split, tasks_of):
     for task in tasks_of(split):
         calls, results, outcome = replay(task, task.demonstration)
@@ -45,7 +44,6 @@ def test_every_demonstration_solves_its_task_again(split, tasks_of):
         check_record(Demonstration((*task.messages, *task.demonstration), task.tools))
 
 
-@pytest.mark.parametrize("split", [pytest.param(split, marks=pytest.mark.xdist_group(f"world-{split}")) for split in SPLITS])
 def test_every_counterexample_is_found_out(split, tasks_of):
     reasons = Counter()
     for task in tasks_of(split)[:80]:
@@ -65,7 +63,6 @@ def test_every_counterexample_is_found_out(split, tasks_of):
     assert {"wrong_account", "future_date", "other_tenant", "needless_call", "guess", "injection_obeyed", "unauthorised"} <= set(reasons)
 
 
-@pytest.mark.xdist_group("world-train")
 def test_actions_that_go_wrong_do_not_reach_the_end_state(tasks_of):
     seen = 0
     for task in tasks_of("train")[:80]:
@@ -88,7 +85,6 @@ def test_actions_that_go_wrong_do_not_reach_the_end_state(tasks_of):
     assert seen > 20
 
 
-@pytest.mark.xdist_group("world-test")
 def test_every_kind_of_task_comes_up_and_worlds_are_small_groups(tasks_of):
     slices = Counter(name for split in SPLITS for task in tasks_of(split) for name in task.slices)
     assert {f"kind:{name}" for name in kinds} <= set(slices)
@@ -96,7 +92,6 @@ def test_every_kind_of_task_comes_up_and_worlds_are_small_groups(tasks_of):
     assert max(Counter(task.group for task in tasks_of("test")).values()) <= 10
 
 
-@pytest.mark.xdist_group("world-test")
 def test_the_tasks_of_a_world_begin_with_the_same_words_and_tools(tasks_of):
     by_group = {}
     for task in tasks_of("test"):
@@ -107,7 +102,6 @@ def test_the_tasks_of_a_world_begin_with_the_same_words_and_tools(tasks_of):
         assert len({json.dumps(task.tools[:shortest]) for task in group}) == 1
 
 
-@pytest.mark.xdist_group("world-test")
 def test_more_tasks_do_not_change_the_earlier_ones_and_a_choice_keeps_them(tasks_of):
     world = worlds.get("finops")
     assert world.tasks("test", seed=3, count=5) == list(tasks_of("test")[:5])
@@ -136,7 +130,6 @@ def test_a_case_whose_world_has_changed_since_is_refused(tasks_of):
         open_world(written)
 
 
-@pytest.mark.xdist_group("world-train")
 def test_rows_are_read_back_and_training_rows_hold_nothing_of_the_cases(tmp_path, tasks_of):
     rows, cases, pairs = (tmp_path / name for name in ("train.jsonl", "cases.jsonl", "pairs.jsonl"))
     assert write_tasks(tasks_of("train"), rows, "demonstrations") == len(tasks_of("train"))
@@ -155,7 +148,6 @@ def test_rows_are_read_back_and_training_rows_hold_nothing_of_the_cases(tmp_path
     assert not contamination(demonstrations, {"world": [(case.id, case.text) for case in read]}).hits
 
 
-@pytest.mark.xdist_group("world-train")
 def test_pairs_part_at_one_turn(tasks_of):
     by_id = {task.id: task for task in tasks_of("train")}
     pairs = list(preference_pairs(tasks_of("train")[:30]))
