@@ -63,9 +63,10 @@ def write_project(folder: Path) -> Path:
 def project(tmp_path_factory) -> Path:
     """A recipe that has been run up to the stage that is to be swept."""
     folder = write_project(tmp_path_factory.mktemp("sweep"))
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        run_recipe(load_recipe("recipes/tiny.yaml"), "runs/tiny", display=UpToTheSweep())
+        with pytest.raises(KeyboardInterrupt):
+            run_recipe(load_recipe("recipes/tiny.yaml"), "runs/tiny", display=UpToTheSweep())
     return folder
 
 
