@@ -62,6 +62,7 @@ def test_a_folder_gives_its_text_files_in_order_with_their_names(tmp_path):
         ('{"id": "a", "text": "b", "txt": 1}', r"unknown key 'txt'.*text"),
         ('{"id": "a", "text": "b", "metadata": []}', r"'metadata' is \[\]"),
         ("[" * 100_000, "not JSON"),
+        ('{"id": "a", "text": "b", "tenant": ""}', "'tenant' is empty"),
     ],
 )
 def test_a_bad_line_is_named(tmp_path, line, says):

@@ -75,7 +75,10 @@ def _document(line: str, where: str, tenant: str | None) -> Document:
     for key, kind in (("id", str), ("text", str), ("tenant", str | None), ("metadata", dict)):
         if (key in row or key in ("id", "text")) and not isinstance(row.get(key), kind):
             raise DataError(f"{where}: '{key}' is {json.dumps(row.get(key))[:60]}", hint=f"'{key}' must be {_KINDS[key]}")
-    return Document(row["id"], row["text"], row.get("tenant") or tenant, row.get("metadata", {}))
+    owner = row.get("tenant")
+    if owner == "":  # neither nobody's nor everybody's: read as "for all" it would show one tenant's text to the others
+        raise DataError(f"{where}: 'tenant' is empty", hint="name the tenant, or leave it out: it is then for all")
+    return Document(row["id"], row["text"], tenant if owner is None else owner, row.get("metadata", {}))
 
 
 _KINDS = {"id": "a text", "text": "a text", "tenant": "a text or null", "metadata": "an object"}
