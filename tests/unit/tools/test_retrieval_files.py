@@ -74,7 +74,10 @@ def test_a_bad_line_is_named(tmp_path, line, says):
 def test_files_that_cannot_be_read_are_named(tmp_path):
     (tmp_path / "bad.txt").write_bytes(b"caf\xe9")
     (tmp_path / "cut.jsonl.gz").write_bytes(gzip.compress(b'{"id": "a", "text": "b"}\n')[:-9])
-    for name in ("bad.txt", "cut.jsonl.gz", "none.txt"):
+    packed = bytearray(gzip.compress(b'{"id": "a", "text": "b"}\n'))
+    packed[10] = 0xFF  # no kind of block that exists
+    (tmp_path / "damaged.jsonl.gz").write_bytes(packed)
+    for name in ("bad.txt", "cut.jsonl.gz", "damaged.jsonl.gz", "none.txt"):
         with pytest.raises(DataError, match=name):
             list(read_documents(tmp_path / name))
     write(tmp_path, {"page.html": "x"})

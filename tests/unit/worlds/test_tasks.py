@@ -29,6 +29,7 @@ def replay(task, turns):
     return calls, results, outcome
 
 
+@pytest.mark.parametrize("split", SPLITS)
 def test_every_demonstration_solves_its_task_again(split, tasks_of):
     for task in tasks_of(split):
         calls, results, outcome = replay(task, task.demonstration)
@@ -44,6 +45,7 @@ def test_every_demonstration_solves_its_task_again(split, tasks_of):
         check_record(Demonstration((*task.messages, *task.demonstration), task.tools))
 
 
+@pytest.mark.parametrize("split", SPLITS)
 def test_every_counterexample_is_found_out(split, tasks_of):
     reasons = Counter()
     for task in tasks_of(split)[:80]:
