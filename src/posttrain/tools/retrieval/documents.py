@@ -3,6 +3,7 @@
 import gzip
 import json
 import re
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,7 @@ def _lines(file: Path, tenant: str | None) -> Iterator[Document]:
             for number, line in enumerate(stream, start=1):
                 if line.strip():
                     yield _document(line, f"{file}:{number}", tenant)
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise DataError(f"{file}:{number + 1}: cannot be read: {error}", hint="the file is UTF-8 JSON Lines, whole if compressed") from None
 
 
