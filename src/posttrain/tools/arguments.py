@@ -1,8 +1,9 @@
 """Arguments of a call against the parameters of a tool: what is wrong, in sentences a model can act on."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
+from urllib.parse import unquote
 
 from jsonschema.exceptions import ValidationError
 
@@ -11,6 +12,7 @@ from posttrain.tools.failures import InvalidArguments
 from posttrain.tools.schema import validator_of
 
 MAX_PROBLEMS = 8
+HIDDEN = "(hidden)"
 _ALTERNATIVES = ("anyOf", "oneOf", "allOf")
 _BOUNDS = {
     "minimum": ">= {}",
@@ -45,7 +47,7 @@ def check_arguments(parameters: Mapping[str, Any], arguments: Mapping[str, Any])
         errors = sorted(validator_of(parameters).iter_errors(arguments), key=lambda error: [str(part) for part in error.absolute_path])
     except RecursionError:
         raise InvalidArguments(["the arguments are nested too deep"]) from None
-    problems = list(dict.fromkeys(sentence for error in errors for sentence in _sentences(error)))
+    problems = list(dict.fromkeys(sentence for error in errors for sentence in _sentences(error, parameters)))
     if problems:
         more = len(problems) - MAX_PROBLEMS
         raise InvalidArguments(problems[:MAX_PROBLEMS] + ([f"and {more} more"] if more > 0 else []))
@@ -72,26 +74,46 @@ def describe(schema: Any) -> str:
     return " ".join(words)
 
 
-def hide_secrets(schema: Any, value: Any, root: Any = None) -> Any:
+def hide_secrets(schema: Any, value: Any) -> Any:
     """``value`` with what ``schema`` calls secret (``format: password`` or ``writeOnly``), at any depth, replaced by ``(hidden)``."""
-    root = schema if root is None else root
-    if not isinstance(schema, Mapping):
-        return value
-    if _is_secret(schema):
-        return "(hidden)"
-    if isinstance(value, (dict, list)):
-        name = str(schema.get("$ref", "")).removeprefix("#/$defs/")
-        for part in [root.get("$defs", {}).get(name), *(option for key in _ALTERNATIVES for option in schema.get(key, ()))]:
-            value = hide_secrets(part, value, root)
+    return _hidden([schema], value, schema)
+
+
+def _hidden(schemas: Iterable[Any], value: Any, root: Any) -> Any:
+    applied = _applied(schemas, root)
+    if any(one.get("format") == "password" or one.get("writeOnly") is True for one in applied):
+        return HIDDEN
     if isinstance(value, dict):
-        properties = schema.get("properties", {})
-        return {name: hide_secrets(properties.get(name), item, root) for name, item in value.items()}
+        return {
+            name: _hidden([one.get("properties", {}).get(name, one.get("additionalProperties")) for one in applied], item, root)
+            for name, item in value.items()
+        }
     if isinstance(value, list):
-        return [hide_secrets(schema.get("items"), item, root) for item in value]
+        return [_hidden([one.get("items") for one in applied], item, root) for item in value]
     return value
 
 
-def _sentences(error: ValidationError) -> list[str]:
+def _applied(schemas: Iterable[Any], root: Any) -> list[Mapping[str, Any]]:
+    """The schemas, what their ``$ref`` name, and their alternatives, each once: all that may say something of one value."""
+    found: dict[int, Mapping[str, Any]] = {}
+    waiting = [*schemas]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, Mapping) and id(one) not in found:
+            found[id(one)] = one
+            waiting += [_referred(str(one.get("$ref", "")), root), *(option for key in _ALTERNATIVES for option in one.get(key, ()))]
+    return list(found.values())
+
+
+def _referred(reference: str, root: Any) -> Any:
+    """The part of ``root`` that a ``$ref`` (``#/$defs/Name``) names, or None."""
+    node = root if reference.startswith("#") else None
+    for part in reference.split("/")[1:]:
+        node = node.get(unquote(part).replace("~1", "/").replace("~0", "~")) if isinstance(node, Mapping) else None
+    return node
+
+
+def _sentences(error: ValidationError, root: Any) -> list[str]:
     where, instance, schema = _path(error), error.instance, error.schema
     properties: Mapping[str, Any] = schema.get("properties", {}) if isinstance(schema, Mapping) else {}
     if error.validator == "required" and isinstance(instance, Mapping):
@@ -102,10 +124,11 @@ def _sentences(error: ValidationError) -> list[str]:
         extra = [name for name in instance if name not in properties]
         return [f"{_join(where, name)[:80]} is not an argument; {suggest(name, properties)}" for name in extra]
     if error.validator in ("anyOf", "oneOf"):
-        inner = _of_the_meant_option(error)
+        inner = _of_the_meant_option(error, root)
         if inner:
             return inner
-    said = f"{where} is {'(hidden)' if _is_secret(schema) else _short(instance)}; expected {describe(schema)}"
+    shown = _hidden([schema], instance, root)
+    said = f"{where} is {HIDDEN if shown == HIDDEN else _short(shown)}; expected {describe(schema)}"
     if error.validator == "enum" and isinstance(instance, str):
         choices: Any = error.validator_value
         near = suggest(instance[:80], [choice for choice in choices if isinstance(choice, str)])
@@ -113,7 +136,7 @@ def _sentences(error: ValidationError) -> list[str]:
     return [said]
 
 
-def _of_the_meant_option(error: ValidationError) -> list[str]:
+def _of_the_meant_option(error: ValidationError, root: Any) -> list[str]:
     """Where the value has the type of one alternative only, what that alternative says; else nothing."""
     options: dict[Any, list[ValidationError]] = {}
     for problem in error.context or ():
@@ -123,14 +146,7 @@ def _of_the_meant_option(error: ValidationError) -> list[str]:
         for problems in options.values()
         if not any(problem.validator in ("type", "const", "enum") and not problem.relative_path for problem in problems)
     ]
-    return [sentence for problem in meant[0] for sentence in _sentences(problem)] if len(meant) == 1 else []
-
-
-def _is_secret(schema: Any) -> bool:
-    if not isinstance(schema, Mapping):
-        return False
-    options = [option for key in _ALTERNATIVES for option in schema.get(key, ())]
-    return schema.get("format") == "password" or schema.get("writeOnly") is True or any(_is_secret(option) for option in options)
+    return [sentence for problem in meant[0] for sentence in _sentences(problem, root)] if len(meant) == 1 else []
 
 
 def _path(error: ValidationError) -> str:

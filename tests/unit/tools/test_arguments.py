@@ -86,6 +86,28 @@ def test_passwords_deep_inside_are_hidden_too():
     assert hidden == {"accounts": [{"user": "ada", "pin": "(hidden)"}], "other": [{"pin": "5"}]}
 
 
+def test_a_password_described_elsewhere_in_the_schema_is_hidden_too():
+    secret = {"type": "string", "format": "password"}
+    parameters = {
+        "type": "object",
+        "properties": {
+            "pin": {"$ref": "#/$defs/Pin"},
+            "keys": {"type": "object", "additionalProperties": {"anyOf": [{"$ref": "#/$defs/Pin"}, {"type": "null"}]}},
+            "next": {"$ref": "#"},
+            "round": {"anyOf": [{"type": "null"}, {"$ref": "#/properties/round"}, {"$ref": "#/properties/round"}]},
+        },
+        "minProperties": 3,
+        "$defs": {"Pin": secret},
+    }
+    given = {"pin": "1234", "next": {"pin": "5678"}, "keys": {"a": "9"}}
+    assert hide_secrets(parameters, given) == {"pin": "(hidden)", "next": {"pin": "(hidden)"}, "keys": {"a": "(hidden)"}}
+    assert hide_secrets(parameters, {"round": {"a": 1}}) == {"round": {"a": 1}}  # a circle of references comes to an end
+    with pytest.raises(InvalidArguments) as raised:
+        check_arguments(parameters, {"pin": "1234", "keys": {"a": "9"}})
+    assert "1234" not in str(raised.value)
+    assert '"9"' not in str(raised.value)
+
+
 def test_a_pattern_that_would_backtrack_for_ever_does_not():
     parameters = {"type": "object", "properties": {"a": {"type": "string", "pattern": "^(a+)+$"}}}
     started = time.monotonic()
