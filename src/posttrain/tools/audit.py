@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from typing import Any
 from posttrain.errors import DataError, InfrastructureError
 
 START = "0" * 64
+_UNSEEN = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ud800-\udfff\ufeff]")
 
 
 class AuditLog:
@@ -155,16 +157,22 @@ def read_audit(path: str | Path) -> Iterator[dict[str, Any]]:
 
 
 def audit_lines(lines: Iterable[Mapping[str, Any]]) -> list[str]:
-    """One line a record for people: number, time, caller, tool, arguments, outcome."""
+    """One line a record for people: number, time, caller, tool, arguments, outcome.
+
+    The name of an unknown tool and the arguments are a model's words: control characters in them are shown as escapes, so they can neither
+    add a line to what is shown nor command the terminal.
+    """
     shown = []
     for line in lines:
-        caller = line.get("caller", {})
-        who = "/".join(str(caller.get(key)) for key in ("tenant", "role", "subject") if caller.get(key)) or "-"
-        outcome = str(line.get("status", line["event"]))
-        if line["event"] == "done":
+        caller = line.get("caller")
+        names = [caller.get(key) for key in ("tenant", "role", "subject")] if isinstance(caller, Mapping) else []
+        who = "/".join(str(name) for name in names if name) or "-"
+        outcome = str(line.get("status", line.get("event")))
+        if line.get("event") == "done":
             outcome += f" (line {line.get('intent')} ended)"
         arguments = json.dumps(line.get("arguments", {}), ensure_ascii=False)[:120]
-        shown.append(f"{line['line']:>5}  {line['time']}  {who}  {line.get('tool', '')} {arguments}  {outcome}")
+        text = f"{line.get('line')!s:>5}  {line.get('time')}  {who}  {line.get('tool', '')} {arguments}  {outcome}"
+        shown.append(_UNSEEN.sub(lambda match: match.group().encode("unicode_escape").decode(), text))
     return shown
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from posttrain.errors import DataError, InfrastructureError
 from posttrain.records import ToolCall
-from posttrain.tools import AuditLog, Caller, Toolbox, read_audit, tool, verify_audit
+from posttrain.tools import AuditLog, Caller, Toolbox, audit_lines, read_audit, tool, verify_audit
 
 CALLER = Caller("treasurer", "bank_A", "ada")
 
@@ -333,6 +333,15 @@ def test_calls_that_cannot_be_read_are_recorded_too(tmp_path):
     box.call(ToolCall("balance", {1, 2}))
     assert [line["status"] for line in read_audit(path)] == ["unknown_tool", "invalid_arguments"]
     assert verify_audit(path).problems == ()
+
+
+def test_words_of_a_model_can_neither_add_a_line_nor_command_the_terminal(tmp_path):
+    box = desk([], AuditLog(tmp_path / "calls.jsonl"))
+    box.call(ToolCall("x\n    9  2026-01-01T00:00:00.000Z  bank_A/cfo  transfer {}  ok\x1b[2J", {"a": "\x9b2J\u2028\u202e\ud800"}))
+    (line,) = audit_lines(read_audit(tmp_path / "calls.jsonl"))
+    assert len(line.splitlines()) == 1
+    assert "x\\n    9" in line
+    assert not set("\x1b\x9b\u202e\ud800") & set(line)
 
 
 def test_a_missing_log_and_a_folder_are_named(tmp_path):
