@@ -201,7 +201,8 @@ def verify_audit(path: str | Path, head: str = "") -> AuditReport:
         if line.get("event") == "intent":
             open_intents[number] = str(line.get("tool"))
         elif line.get("event") == "done":
-            open_intents.pop(int(line.get("intent", 0)), None)
+            ended = line.get("intent")
+            open_intents.pop(ended if isinstance(ended, int) else 0, None)
     if torn:
         notes.append(f"line {torn[0]}, the last, was torn by a crash")
     if not seen_head:
@@ -221,7 +222,7 @@ def _line_problems(line: Mapping[str, Any], number: int, previous: str) -> list[
 
 
 def _hash(body: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(body, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def _parse(raw: bytes) -> dict[str, Any] | None:

@@ -123,10 +123,19 @@ def edit_and_rehash(lines):
     lines[1] = json.dumps(body | {"hash": _hash(body)})
 
 
+def with_field(name, value):
+    def change(lines):
+        lines[2] = json.dumps(json.loads(lines[2]) | {name: value})
+
+    return change
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
         (edit, "line 3 was changed"),
+        (with_field("intent", "two"), "line 3 was changed"),
+        (with_field("cost", float("nan")), "line 3 was changed"),
         (edit_and_rehash, "before line 3 a line was removed, added or moved"),
         (lambda lines: lines.pop(1), "before line 2 a line was removed, added or moved"),
         (lambda lines: lines.pop(0), "before line 1 a line was removed, added or moved"),
