@@ -12,6 +12,13 @@ from posttrain.tools.schema import check_parameters, is_utf8
 
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,127}")
 MAX_DESCRIPTION_CHARS = 8_000
+_NUMBERS: tuple[tuple[str, float, float, type], ...] = (
+    ("cost", 0.0, 1e12, float),
+    ("timeout_seconds", 0.001, 1e6, float),
+    ("retries", 0, 1000, int),
+    ("max_result_chars", 100, 1e9, int),
+)
+"""Field, least, greatest, type; the clocks of threads cannot wait for ever."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,17 +58,23 @@ class Tool:
             raise ConfigError(f"{where}: the description must be UTF-8 text of at most {MAX_DESCRIPTION_CHARS:,} characters")
         check_parameters(self.parameters, where)
         object.__setattr__(self, "parameters", json.loads(json.dumps(self.parameters)))  # what was checked stays what it is
-        for name, low in (("cost", 0.0), ("timeout_seconds", 0.001), ("retries", 0), ("max_result_chars", 100)):
+        for name, low, high, kind in _NUMBERS:
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value < float("inf"):
-                raise ConfigError(f"{where}: {name} is {value!r}", hint=f"give a finite number of at least {low:g}")
+            if isinstance(value, bool) or not isinstance(value, (int, kind)) or not low <= value <= high:
+                whole = "whole number" if kind is int else "number"
+                raise ConfigError(f"{where}: {name} is {value!r}", hint=f"give a {whole} from {low:g} to {high:g}")
+        if not isinstance(self.action, bool):
+            raise ConfigError(f"{where}: action is {self.action!r}", hint="write true or false")
         if self.retries and self.action:
             raise ConfigError(
                 f"{where}: an action has retries={self.retries}", hint="only what is safe to repeat is retried; leave retries at 0"
             )
         for name in ("roles", "tenants"):
-            if isinstance(getattr(self, name), str):
-                raise ConfigError(f"{where}: {name} is one string", hint=f"give a collection: {name}=({getattr(self, name)!r},)")
+            value = getattr(self, name)
+            if isinstance(value, str):
+                raise ConfigError(f"{where}: {name} is one string", hint=f"give a collection: {name}=({value!r},)")
+            if value is not None and not (isinstance(value, Collection) and all(isinstance(one, str) for one in value)):
+                raise ConfigError(f"{where}: {name} is {value!r:.80}", hint="give a collection of strings, or None: everybody")
         if self.isolate and self.function is not None:
             locate(self.function, where)
 
