@@ -12,13 +12,13 @@ from posttrain.tools.schema import check_parameters, is_utf8
 
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,127}")
 MAX_DESCRIPTION_CHARS = 8_000
-_NUMBERS: tuple[tuple[str, float, float, type], ...] = (
-    ("cost", 0.0, 1e12, float),
-    ("timeout_seconds", 0.001, 1e6, float),
-    ("retries", 0, 1000, int),
-    ("max_result_chars", 100, 1e9, int),
+_NUMBERS = (
+    ("cost", 0.0, 1e12, (int, float)),
+    ("timeout_seconds", 0.001, 1e6, (int, float)),
+    ("retries", 0, 1000, (int,)),
+    ("max_result_chars", 100, 1e9, (int,)),
 )
-"""Field, least, greatest, type; the clocks of threads cannot wait for ever."""
+"""Field, least, greatest, types; the clocks of threads cannot wait for ever."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +58,10 @@ class Tool:
             raise ConfigError(f"{where}: the description must be UTF-8 text of at most {MAX_DESCRIPTION_CHARS:,} characters")
         check_parameters(self.parameters, where)
         object.__setattr__(self, "parameters", json.loads(json.dumps(self.parameters)))  # what was checked stays what it is
-        for name, low, high, kind in _NUMBERS:
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, kind)) or not low <= value <= high:
-                whole = "whole number" if kind is int else "number"
+        for name, low, high, kinds in _NUMBERS:
+            value: Any = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value <= high:
+                whole = "number" if float in kinds else "whole number"
                 raise ConfigError(f"{where}: {name} is {value!r}", hint=f"give a {whole} from {low:g} to {high:g}")
         if not isinstance(self.action, bool):
             raise ConfigError(f"{where}: action is {self.action!r}", hint="write true or false")
