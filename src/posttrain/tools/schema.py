@@ -130,6 +130,11 @@ def _check_node(node: Mapping[str, Any], place: str, where: str) -> None:
         )
     if "patternProperties" in node:
         raise ConfigError(f"{where}: {place}.patternProperties is not supported", hint="name the properties, or use propertyNames")
+    for key in ("$dynamicRef", "$recursiveRef"):
+        if key in node:
+            raise ConfigError(f"{where}: {place}.{key} is not supported", hint="use $ref: #/$defs/Name")
+    if not isinstance(node.get("$schema", ""), str):
+        raise ConfigError(f"{where}: {place}.$schema is {node['$schema']!r:.80}, not a URI", hint="leave it out: it is then 2020-12")
     if "pattern" in node:
         try:
             _matcher(node["pattern"])

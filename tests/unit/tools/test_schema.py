@@ -36,6 +36,8 @@ BROKEN = {
     "pattern that looks around": (schema(a={"pattern": "(?!x)"}), "cannot be used: error: look-around"),
     "pattern that refers back": (schema(a={"pattern": r"(a)\1"}), "cannot be used: error: backreferences are not supported"),
     "patterns of names": (schema() | {"patternProperties": {"^x": {}}}, "parameters.patternProperties is not supported"),
+    "dynamic reference": (schema(a={"$dynamicRef": "http://localhost:1/a.json"}), "parameters.properties.a.$dynamicRef is not supported"),
+    "dialect that is no text": (schema() | {"$schema": ["2020-12"]}, "parameters.$schema is ['2020-12'], not a URI"),
     "reference to nowhere": (schema(a={"$ref": "#/$defs/A"}), "parameters.properties.a.$ref '/$defs/A' leads nowhere"),
     "reference to the web": (
         schema(a={"$ref": "http://localhost:1/a.json"}),
