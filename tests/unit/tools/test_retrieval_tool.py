@@ -80,6 +80,13 @@ def test_a_result_is_bounded_and_holds_only_the_marks_of_what_it_shows(text, max
     assert [one.document for one in retrieved_spans(shown)] == [find_citations(line)[0].document for line in lines[1:]]
 
 
+def test_a_passage_that_a_few_characters_are_left_for_is_left_out():
+    hits = [Hit(Passage(f"d{number}:0-300", f"d{number}", "x" * 300, 0, 300), 1.0) for number in range(2)]
+    first = render_hits(hits[:1], 1000)
+    for more in range(20):
+        assert render_hits(hits, len(first) + more) == first
+
+
 def test_a_passage_that_does_not_fit_is_cut_and_says_so():
     hits = [Hit(Passage(f"d{number}:0-900", f"d{number}", "word " * 180, 0, 900), 1.0) for number in range(2)]
     shown = render_hits(hits, 1400)

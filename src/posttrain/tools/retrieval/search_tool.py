@@ -69,7 +69,7 @@ def render_hits(hits: Sequence[Hit], max_chars: int) -> str:
         block = f"{hit.passage.mark}\n{quoted(hit.passage.text)}"
         room -= len(block) + 2
         if room < 0:
-            block = block[: len(block) + room - len(CUT)] + CUT
+            block = block[: max(0, len(block) + room - len(CUT))] + CUT
             if len(block) > len(hit.passage.mark) + len(CUT) + 80:
                 blocks.append(block)
             break
