@@ -156,9 +156,10 @@ def test_common_words_are_left_out_when_rarer_ones_suffice(monkeypatch):
         assert index.search("part9999 nowhere", 5) == []
 
 
-@pytest.mark.parametrize("k", [0, -3])
-def test_a_search_for_nothing_is_refused(k):
-    with build_index(DOCUMENTS, None) as index, pytest.raises(ConfigError, match="1 or more"):
+@pytest.mark.parametrize("k", [0, -3, 1001, 2**70])
+@pytest.mark.parametrize("backend", ["fts5", "tantivy"])
+def test_a_search_for_nothing_or_without_bound_is_refused(backend, k):
+    with build_index(DOCUMENTS, None, backend) as index, pytest.raises(ConfigError, match="1 or more, at most 1,000"):
         index.search("rent", k)
 
 

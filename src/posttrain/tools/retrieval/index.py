@@ -22,6 +22,7 @@ from posttrain.tools.retrieval.passages import Document, Hit, check_document
 from posttrain.tools.retrieval.store import Filling, PassageStore
 
 MAX_CHARS = 800
+MAX_K = 1000
 EVERY = 1000
 
 
@@ -178,12 +179,12 @@ class Index:
         return self.manifest.version
 
     def search(self, query: str, k: int = 5, *, tenant: str | None = None) -> list[Hit]:
-        """The best ``k`` passages, best first: of those for all, and of ``tenant``'s own when it is named; never another tenant's.
+        """The best ``k`` passages (1 to 1,000), best first: of those for all, and of ``tenant``'s own when named; never another tenant's.
 
         Any text is a query: its words are searched for, nothing in it is syntax. A query without words finds nothing.
         """
-        if k < 1:
-            raise ConfigError(f"a search for {k} passages", hint="ask for 1 or more")
+        if not 1 <= k <= MAX_K:
+            raise ConfigError(f"a search for {k} passages", hint=f"ask for 1 or more, at most {MAX_K:,}")
         scopes = sorted({self._scopes[name] for name in (None, tenant) if name in self._scopes})
         found = self._backend.search(query, k, scopes)
         passages = self._store.passages([number for number, _ in found], self._tenants)
