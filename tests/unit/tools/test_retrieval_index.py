@@ -282,10 +282,13 @@ def test_what_is_no_index_is_said_to_be_none(tmp_path):
 def test_a_manifest_edited_to_another_version_is_refused(tmp_path):
     version = build(tmp_path / "index")
     file = tmp_path / "index" / "manifest.json"
-    manifest = json.loads(file.read_text()) | {"num_documents": 7}
-    file.write_text(json.dumps(manifest))
-    with pytest.raises(DataError, match="changed by hand"):
-        open_index(tmp_path / "index", version)
+    manifest = json.loads(file.read_text())
+    for change in ({"num_documents": 7}, {"files": {"passages.db": None}}, {"files": {"passages.db": {}}}):
+        file.write_text(json.dumps(manifest | change))
+        with pytest.raises(DataError, match="changed by hand"):
+            open_index(tmp_path / "index", version)
+        with pytest.raises(DataError, match="changed by hand"):
+            verify_index(tmp_path / "index")
 
 
 # ---- building --------------------------------------------------------------------------------------------------------------

@@ -107,6 +107,8 @@ def _read(folder: Path) -> dict[str, Any]:
     if not isinstance(data, dict) or data.get("format") != FORMAT or not isinstance(data.get("files"), dict):
         seen = data.get("format") if isinstance(data, dict) else type(data).__name__
         raise DataError(f"{file}: not of the format '{FORMAT}': {str(seen)[:60]}", hint="build the index again with this version")
+    if not all(isinstance(known, dict) and "sha256" in known for known in data["files"].values()):
+        raise DataError(f"{file}: changed by hand or damaged", hint="build the index again")
     return data
 
 
