@@ -59,7 +59,7 @@ def test_splitting_takes_time_in_proportion_to_the_text(part):
     sentence_spans(text), paragraph_spans(text), find_claims(text), find_citations(text)  # quadratic time would be minutes
 
 
-@pytest.mark.parametrize("name", ["", "a b", "a\n", "[a]", "a,b", "a;b", '"a"', "policy:3-9", "x" * 201])
+@pytest.mark.parametrize("name", ["", "a b", "a\n", "[a]", "a,b", "a;b", '"a"', "policy:3-9", "a>b", "a\x1b", "x" * 201])
 def test_a_document_that_could_not_be_cited_is_refused(name):
     with pytest.raises(DataError, match="cannot be cited"):
         build_index([Document(name, "text")], None)

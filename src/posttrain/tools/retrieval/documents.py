@@ -14,7 +14,7 @@ from posttrain.tools.retrieval.passages import Document
 TEXT = (".txt", ".md")
 LINES = (".jsonl", ".jsonl.gz")
 KEYS = ("id", "text", "tenant", "metadata")
-_NOT_IN_ID = re.compile(r"[\s\[\](){},;\"']+")
+_NOT_IN_ID = re.compile(r"[\s\[\](){},;\"'>\x00-\x1f\x7f-\x9f]+")
 
 
 def read_documents(path: str | Path, *, tenant: str | None = None, tenant_folders: bool = False) -> Iterator[Document]:

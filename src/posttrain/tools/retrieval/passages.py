@@ -10,8 +10,8 @@ from typing import Any
 from posttrain.errors import ConfigError, DataError
 from posttrain.tools.retrieval.sentences import Span, paragraph_spans, sentence_spans
 
-DOCUMENT_ID = re.compile(r"[^\s\[\](){},;\"']{1,200}")
-"""What can be named in a citation: no white space, brackets, commas, semicolons or quotes."""
+DOCUMENT_ID = re.compile(r"[^\s\[\](){},;\"'>\x00-\x1f\x7f-\x9f]{1,200}")
+"""What can be named in a citation: no white space, control characters, brackets (``>`` too), commas, semicolons or quotes."""
 _ENDS_LIKE_SPAN = re.compile(r":\d+-\d+$")
 _WORD = re.compile(r"\S+")
 
@@ -63,7 +63,7 @@ def check_document(document: Document, where: str) -> None:
     if not DOCUMENT_ID.fullmatch(document.id) or _ENDS_LIKE_SPAN.search(document.id):
         raise DataError(
             f"{where}: document id {document.id[:60]!r} cannot be cited as [id:start-end]",
-            hint="use 1 to 200 characters without white space, brackets, commas, semicolons or quotes, not ending like ':3-7'",
+            hint="use 1 to 200 characters without white space, brackets, '>', commas, semicolons or quotes, not ending like ':3-7'",
         )
     if document.tenant == "":
         raise DataError(f"{where}: document '{document.id}' has an empty tenant", hint="name the tenant, or leave it out: it is for all")
