@@ -105,6 +105,8 @@ def signature_problem(call: Call, signatures: Sequence[Mapping[str, Any]]) -> st
     """
     from jsonschema import Draft202012Validator
     from jsonschema.exceptions import SchemaError, best_match
+    from referencing import Registry
+    from referencing.exceptions import Unresolvable
 
     offered = {function_of(one)["name"]: function_of(one) for one in signatures}
     if call.name not in offered:
@@ -118,7 +120,11 @@ def signature_problem(call: Call, signatures: Sequence[Mapping[str, Any]]) -> st
         unknown = [name for name in call.arguments if name not in parameters.get("properties", {})]
         if unknown:
             return f"'{call.name}' has no argument '{unknown[0]}'"
-    wrong = best_match(Draft202012Validator(parameters).iter_errors(dict(call.arguments)))
+    try:  # an empty registry: nothing is fetched
+        wrong = best_match(Draft202012Validator(parameters, registry=Registry()).iter_errors(dict(call.arguments)))
+    except (Unresolvable, RecursionError) as error:
+        why = str(error) if isinstance(error, Unresolvable) else "a $ref that leads back to itself"
+        raise DataError(f"tool '{call.name}': its parameters cannot be applied: {why:.120}", hint="mend the signature") from None
     return f"{call.name}: {wrong.json_path}: {wrong.message:.120}" if wrong else ""
 
 

@@ -122,6 +122,13 @@ def test_a_signature_that_is_no_schema_is_refused():
         signature_problem(call(a=1), [{"function": {"name": "pay", "parameters": {"type": "dict", "properties": {"a": {}}}}}])
 
 
+@pytest.mark.parametrize("reference", ["#/$defs/Nowhere", "http://127.0.0.1:9/schema.json", "#/properties/a"])
+def test_a_reference_that_leads_nowhere_is_the_signatures_fault_and_nothing_is_fetched(reference):
+    parameters = {"type": "object", "properties": {"a": {"$ref": reference}}}
+    with pytest.raises(DataError, match="its parameters cannot be applied"):
+        signature_problem(call(a=1), [{"function": {"name": "pay", "parameters": parameters}}])
+
+
 def test_a_result_is_used_when_the_answer_repeats_a_number_of_it_that_the_question_did_not_hold():
     result = '{"account": "4000", "balance": -1250.5}'
     assert results_used([result], "It is overdrawn by $1,250.50.", "What is the balance of account 4000?") == 1.0
