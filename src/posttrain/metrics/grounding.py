@@ -6,6 +6,7 @@ That is necessary, not sufficient: a right number said of the wrong thing passes
 
 import ast
 import json
+import math
 import operator
 import re
 import unicodedata
@@ -170,6 +171,8 @@ def _agrees(claimed: FoundNumber, known: FoundNumber, scales: set[str]) -> bool:
 
 def _same(claimed: FoundNumber, known: float, known_unit: float) -> bool:
     apart = abs(claimed.size - known)
+    if not math.isfinite(apart):  # hundreds of digits, as from a model that repeats one: no evidence holds that
+        return False
     if apart <= 1e-9 * max(claimed.size, known):
         return True
     return claimed.digits >= 2 and known_unit < claimed.unit * (1 - 1e-9) and apart <= claimed.unit / 2 * (1 + 1e-9)

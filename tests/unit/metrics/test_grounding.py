@@ -87,6 +87,7 @@ def test_what_the_evidence_says_is_grounded(claim):
         ("There are 250 million.", ["250 million"]),  # nothing there says millions
         ("Change: 44.1 - 56.7 = -12.7.", ["12.7"]),
         ("Change: 44.1 - 56.8 = -12.7.", ["56.8", "12.7"]),
+        ("It was " + "1" * 400, ["1" * 400]),  # more than a float can hold
         ("INV-2032 of 2019-04-31.", ["INV-2032", "2019-04-31"]),
         ('It says "paid on a fixed basis".', ['"paid on a fixed basis"']),
         ("It rose by 5% to 1,452.4 million.", ["5%"]),
