@@ -97,6 +97,8 @@ def test_call_answers_as_a_model_would_read_it_and_the_record_is_verified(file, 
     [
         (("show", "none.py"), "none.py: no such file"),
         (("call", "FILE", "get_balance", "{account}"), "the arguments are not JSON"),
+        (("call", "FILE", "get_balance", "[" * 20_000), "the arguments are not JSON"),
+        (("show", "mcp:python 'server.py"), "not a command: No closing quotation"),
         (("audit", "verify", "none.jsonl"), "no such audit log"),
     ],
 )

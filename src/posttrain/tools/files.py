@@ -112,7 +112,7 @@ def _from_python(file: Path) -> list[Tool]:
         spec.loader.exec_module(module)
     except ConfigError as error:
         raise ConfigError(f"{file}: {error.message}", hint=error.hint) from None
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script that ends the program would pass for a check that found nothing
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file.resolve())]
         line = error.lineno if isinstance(error, SyntaxError) else (lines[-1] if lines else None)
         raise ConfigError(f"{file}:{line or '?'}: {type(error).__name__}: {error}", hint="the file must import without error") from None

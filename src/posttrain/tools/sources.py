@@ -37,13 +37,19 @@ def open_tools(source: str) -> Iterator[Opened]:
     What a Python file prints goes to the error output.
     """
     if source.startswith(("http://", "https://", MCP_COMMAND)):
-        server = shlex.split(source.removeprefix(MCP_COMMAND)) if source.startswith(MCP_COMMAND) else source
-        with McpTools(server) as mcp:
+        with McpTools(_command(source) if source.startswith(MCP_COMMAND) else source) as mcp:
             yield Opened(mcp.tools, mcp.left_out)
     else:
         with redirect_stdout(sys.stderr):
             tools = load_tools(source)
         yield Opened(tools, {})
+
+
+def _command(source: str) -> list[str]:
+    try:
+        return shlex.split(source.removeprefix(MCP_COMMAND))
+    except ValueError as error:
+        raise ConfigError(f"{source}: not a command: {error}", hint="write it as for a shell: 'mcp:python \"my server.py\"'") from None
 
 
 def call_once(
@@ -52,7 +58,7 @@ def call_once(
     """One call of a tool of ``source`` with JSON ``arguments``, as a record; ConfigError when the arguments are no JSON object."""
     try:
         given = json.loads(arguments)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"the arguments are not JSON: {error}", hint='for example \'{"account": "1000"}\'') from None
     log = AuditLog(audit) if audit is not None else None
     try:

@@ -87,6 +87,7 @@ BROKEN = {
     "unknown key": ("tools.json", '[{"name": "a", "role": ["x"]}]', r"\(a\): unknown key 'role'"),
     "suffix": ("tools.txt", "", "no tools are read from '.txt' files"),
     "python": ("tools.py", "x = 1\nprint(y)\n", r"tools.py:2: NameError: name 'y' is not defined"),
+    "script": ("tools.py", "import sys\nsys.exit(0)\n", r"tools.py:2: SystemExit: 0"),
     "syntax": ("tools.py", "x = 1\ndef (:\n", r"tools.py:2: SyntaxError"),
     "no tools": ("tools.py", "def f(): pass\n", "holds no tools"),
     "broken tool": ("tools.py", "from posttrain.tools import tool\n@tool\ndef f(x): pass\n", "tool 'f': parameter 'x' has no type hint"),
