@@ -3,7 +3,7 @@
 import inspect
 import json
 from collections.abc import Callable
-from typing import Any, get_type_hints, overload
+from typing import Any, get_args, get_type_hints, overload
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic.errors import PydanticUserError
@@ -83,9 +83,13 @@ def _model_of(function: Callable[..., Any], name: str, about: dict[str, str]) ->
             raise ConfigError(f"{where}: parameter '{parameter}' cannot be given by name", hint="use named parameters only")
         if key not in hints:
             raise ConfigError(f"{where}: parameter '{key}' has no type hint", hint=f"write {key}: str, or the type it has")
-        if hints[key] is Caller:
+        if hints[key] is Caller and not caller_argument:
             caller_argument = key
             continue
+        if _names_caller(hints[key]):  # in the schema, a model could say that somebody else calls
+            raise ConfigError(
+                f"{where}: parameter '{key}' is {parameter.annotation}", hint="one parameter, hinted Caller alone, receives the caller"
+            )
         default = ... if parameter.default is parameter.empty else parameter.default
         fields[f"argument_{index}"] = (hints[key], _field(default, key, about.get(key)))
     try:
@@ -94,6 +98,10 @@ def _model_of(function: Callable[..., Any], name: str, about: dict[str, str]) ->
         raise ConfigError(
             f"{where}: a type hint has no JSON form: {str(error).splitlines()[0]}", hint="use types with a JSON form"
         ) from None
+
+
+def _names_caller(hint: Any) -> bool:
+    return hint is Caller or any(_names_caller(part) for part in get_args(hint))
 
 
 def _field(default: Any, alias: str, description: str | None) -> Any:

@@ -134,6 +134,25 @@ def test_any_argument_name_works_also_those_pydantic_uses_itself():
     assert call(odd, schema="a", json="b", model_config="c", copy="d", self="e").content == "abcde"
 
 
+@pytest.mark.parametrize("hint", [Caller | None, Annotated[Caller, "who"], list[Caller]])
+def test_who_calls_is_never_an_argument_of_the_model(hint):
+    def whoami(text: str, caller: hint = None) -> str:
+        """Who."""
+        return text
+
+    with pytest.raises(ConfigError, match=r"parameter 'caller' is .*Caller"):
+        tool(whoami)
+
+
+def test_a_second_caller_is_refused():
+    def both(one: Caller, two: Caller) -> str:
+        """Who."""
+        return one.role + two.role
+
+    with pytest.raises(ConfigError, match="parameter 'two'"):
+        tool(both)
+
+
 def test_an_async_function_is_awaited():
     @tool
     async def later(text: str) -> str:
