@@ -43,7 +43,7 @@ def project(tmp_path_factory) -> Path:
     cases = (ROOT / "suites/tools.jsonl").read_text().splitlines(keepends=True)
     (folder / "suites/tools.jsonl").write_text("".join(cases[:6] + cases[-4:]))
     for name in ("tools", "tools-constrained"):
-        text = (ROOT / f"suites/{name}.yaml").read_text().replace("max_new_tokens: 112", "max_new_tokens: 24")
+        text = (ROOT / f"suites/{name}.yaml").read_text().replace("max_new_tokens: 96", "max_new_tokens: 24")
         (folder / f"suites/{name}.yaml").write_text(text.replace("max_steps: 4", "max_steps: 2"))
     shutil.copy(ROOT / "suites/tools-gate.yaml", folder / "suites")
     (folder / "recipes/tools.yaml").write_text(RECIPE)

@@ -18,36 +18,37 @@ from posttrain.worlds.rows import case_rows, demonstrations
 
 SEED = 17
 WORLD = "finops"
-NUM_TRAINING_TASKS, NUM_TEST_TASKS = 200, 64
-NUM_TRAINING_ROWS, NUM_CASES = 120, {"simple": 20, "multiple": 12, "parallel": 10, "irrelevance": 14, "live_simple": 4}
+NUM_TRAINING_TASKS, NUM_TEST_TASKS = 232, 64
+NUM_TRAINING_ROWS, NUM_CASES = 88, {"simple": 16, "multiple": 10, "parallel": 8, "irrelevance": 12, "live_simple": 2}
 """Of BFCL."""
-MAX_CHARACTERS = 1900
-"""Longest BFCL row taken, as JSON: questions over many functions cost more than they teach a small model."""
+MAX_ROW_CHARACTERS, MAX_CASE_CHARACTERS = 1400, 1900
+"""Longest BFCL row and case taken, as JSON: questions over many functions cost more than they teach a small model."""
 
 
 def training_rows(bfcl: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """Demonstrations of both sources as JSON objects; a world's tasks stay neighbours."""
     tasks = worlds.get(WORLD).tasks("train", seed=SEED, count=NUM_TRAINING_TASKS)
-    return [*map(record_to_row, demonstrations(tasks)), *_short(bfcl)[:NUM_TRAINING_ROWS]]
+    return [*map(record_to_row, demonstrations(tasks)), *_short(bfcl, MAX_ROW_CHARACTERS)[:NUM_TRAINING_ROWS]]
 
 
 def suite_rows(bfcl: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """Cases of both sources as JSON objects, ``world`` or ``bfcl`` their first slice."""
     tasks = worlds.get(WORLD).tasks("test", seed=SEED, count=NUM_TEST_TASKS)
-    found: list[Mapping[str, Any]] = [{**row, "slices": ["world", *_reported(row["slices"])]} for row in case_rows(tasks)]
-    short = _short(bfcl)
+    found: list[Mapping[str, Any]] = [{**row, "slices": ["world", *_reported(row)]} for row in case_rows(tasks)]
+    short = _short(bfcl, MAX_CASE_CHARACTERS)
     for name, count in NUM_CASES.items():
         found += [{**row, "slices": ["bfcl", name]} for row in [row for row in short if row["slices"] == [name]][:count]]
     return found
 
 
-def _short(rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    return [row for row in rows if len(json.dumps(row)) <= MAX_CHARACTERS]
+def _short(rows: Iterable[Mapping[str, Any]], most: int) -> list[Mapping[str, Any]]:
+    return [row for row in rows if len(json.dumps(row)) <= most]
 
 
-def _reported(slices: Iterable[str]) -> list[str]:
-    """Families and tenants; kinds of task are too many to report."""
-    return [name for name in slices if not name.startswith("kind:")]
+def _reported(row: Mapping[str, Any]) -> list[str]:
+    """``action`` where the books have to change, family and tenant; kinds of task are too many to report."""
+    acts = ["action"] if row["expected"].get("state") else []
+    return acts + [name for name in row["slices"] if not name.startswith("kind:")]
 
 
 def _lines(text: str) -> list[dict[str, Any]]:
