@@ -382,6 +382,8 @@ def test_backends_that_cannot_be_had_are_explained(monkeypatch):
         (lambda texts: np.full((len(texts), 3), np.nan), "zero or not finite"),
         (lambda texts: np.ones(len(texts)), "must give"),
         (lambda texts: np.ones((len(texts) + 1, 3)), "must give"),
+        (lambda texts: "vectors", "no table of numbers"),
+        (lambda texts: [[1.0, 2.0]] * (len(texts) - 1) + [[1.0]], "no table of numbers"),
     ],
 )
 def test_an_embedding_callable_that_gives_no_vectors_is_refused(broken, says):
