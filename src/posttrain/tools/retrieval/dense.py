@@ -93,7 +93,11 @@ class Dense(Backend):
 
 def embedded(embed: Embed, texts: Sequence[str]) -> NDArray[np.float32]:
     """Vectors of length 1, float32 [text, dimension]. Raises ConfigError for a callable that does not give them."""
-    rows = np.asarray(embed(texts), dtype=np.float32)
+    given = embed(texts)
+    try:
+        rows = np.asarray(given, dtype=np.float32)
+    except (TypeError, ValueError):
+        raise ConfigError(f"the embedding callable gave a {type(given).__name__} that is no table of numbers") from None
     if rows.ndim != 2 or len(rows) != len(texts) or not rows.shape[1]:
         raise ConfigError(f"the embedding callable gave {list(rows.shape)} for {len(texts)} texts", hint="it must give [text, dimension]")
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
