@@ -3,13 +3,12 @@
 import json
 from collections.abc import Iterable, Mapping
 from typing import Any
-from urllib.parse import unquote
 
 from jsonschema.exceptions import ValidationError
 
 from posttrain.errors import suggest
 from posttrain.tools.failures import InvalidArguments
-from posttrain.tools.schema import validator_of
+from posttrain.tools.schema import referred, validator_of
 
 MAX_PROBLEMS = 8
 HIDDEN = "(hidden)"
@@ -101,16 +100,8 @@ def _applied(schemas: Iterable[Any], root: Any) -> list[Mapping[str, Any]]:
         one = waiting.pop()
         if isinstance(one, Mapping) and id(one) not in found:
             found[id(one)] = one
-            waiting += [_referred(str(one.get("$ref", "")), root), *(option for key in _ALTERNATIVES for option in one.get(key, ()))]
+            waiting += [referred(one, root), *(option for key in _ALTERNATIVES for option in one.get(key, ()))]
     return list(found.values())
-
-
-def _referred(reference: str, root: Any) -> Any:
-    """The part of ``root`` that a ``$ref`` (``#/$defs/Name``) names, or None."""
-    node = root if reference.startswith("#") else None
-    for part in reference.split("/")[1:]:
-        node = node.get(unquote(part).replace("~1", "/").replace("~0", "~")) if isinstance(node, Mapping) else None
-    return node
 
 
 def _sentences(error: ValidationError, root: Any) -> list[str]:

@@ -4,6 +4,7 @@ import functools
 import json
 from collections.abc import Iterator, Mapping
 from typing import Any
+from urllib.parse import unquote
 
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError, best_match
@@ -17,6 +18,7 @@ from posttrain.errors import ConfigError
 
 MAX_SCHEMA_CHARS = 64_000
 MAX_SCHEMA_DEPTH = 64
+MAX_UNFOLDED = 10_000
 _TYPES = ("array", "boolean", "integer", "null", "number", "object", "string")
 _MEANT = {
     **dict.fromkeys(("dict", "map", "hashmap"), "object"),
@@ -94,7 +96,40 @@ def _check_text(text: str, where: str) -> None:
     if problem is not None:
         place = ".".join(["parameters", *map(str, problem.absolute_path)])
         raise ConfigError(f"{where}: {place}: {problem.message[:300]}", hint="write it as JSON Schema 2020-12 has it")
+    try:
+        unfolded: float = _unfolded(schema, schema, {})
+    except RecursionError:  # a chain of a thousand references
+        unfolded = float("inf")
+    if unfolded > MAX_UNFOLDED:
+        raise ConfigError(f"{where}: parameters are {unfolded:.3g} schemas with each $ref written out", hint=f"at most {MAX_UNFOLDED:,}")
     _check_references(schema, where)
+
+
+def referred(node: Mapping[str, Any], root: Any) -> Any:
+    """The part of ``root`` that the ``$ref`` of ``node`` names (``#/$defs/Name``, or ``#name`` of an ``$anchor``), or None."""
+    reference = str(node.get("$ref", ""))
+    if not reference.startswith("#"):
+        return None
+    if reference[1:2] not in ("", "/"):
+        return next((one for _, one in _nodes(root, "", 0, "") if one.get("$anchor") == reference[1:]), None)
+    found = root
+    for part in reference.split("/")[1:]:
+        found = found.get(unquote(part).replace("~1", "/").replace("~0", "~")) if isinstance(found, Mapping) else None
+    return found
+
+
+def _unfolded(node: Any, root: Any, sizes: dict[int, int]) -> int:
+    """How many schemas there are with every ``$ref`` written out, one back into itself not: short text can stand for millions."""
+    if isinstance(node, list):
+        return sum(_unfolded(item, root, sizes) for item in node)
+    if not isinstance(node, dict):
+        return 0
+    if id(node) not in sizes:
+        sizes[id(node)] = 1
+        parts = [value for key, value in node.items() if key not in (*DATA_KEYWORDS, *_NAMED)]
+        parts += [item for key in ("properties", "dependentSchemas") if isinstance(node.get(key), dict) for item in node[key].values()]
+        sizes[id(node)] = 1 + sum(_unfolded(part, root, sizes) for part in [*parts, referred(node, root)])
+    return sizes[id(node)]
 
 
 def _nodes(schema: Any, place: str, depth: int, where: str) -> Iterator[tuple[str, Mapping[str, Any]]]:

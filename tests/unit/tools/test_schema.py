@@ -44,6 +44,20 @@ BROKEN = {
         "parameters.properties.a.$ref is 'http://localhost:1/a.json'",
     ),
     "reference to itself": (schema(a={"$ref": "#/properties/a"}), "parameters.properties.a.$ref leads back to itself"),
+    "references that multiply": (
+        schema(a={"$ref": "#/$defs/L0"})
+        | {"$defs": {f"L{n}": {"allOf": [{"$ref": f"#/$defs/L{n + 1}"}] * 2} for n in range(40)} | {"L40": {}}},
+        "schemas with each $ref written out",
+    ),
+    "a chain of references": (
+        schema(a={"$ref": "#/$defs/0"}) | {"$defs": {f"{n}": {"$ref": f"#/$defs/{n + 1}"} for n in range(1500)} | {"1500": {}}},
+        "schemas with each $ref written out",
+    ),
+    "named references that multiply": (
+        schema(a={"$ref": "#L0"})
+        | {"$defs": {f"L{n}": {"$anchor": f"L{n}", "allOf": [{"$ref": f"#L{n + 1}"}] * 2} for n in range(14)} | {"x": {"$anchor": "L14"}}},
+        "schemas with each $ref written out",
+    ),
     "too deep": (schema(a=nested(200)), "is nested more than 64 deep"),
     "too long": (schema(a={"type": "string", "description": "x" * 70_000}), "characters of JSON"),
     "not JSON": (schema(a={"type": "string", "enum": {1, 2}}), "parameters are not plain JSON"),
