@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo preference tiny test check format bench docs lock clean
+.PHONY: demo preference tools tiny test check format bench docs lock clean
 SHELL := bash
 
 demo: $(VENV)/.run  ## the main job: SmolLM2-135M and TAT-QA reports, from the start model to a gated assistant
@@ -13,6 +13,9 @@ demo: $(VENV)/.run  ## the main job: SmolLM2-135M and TAT-QA reports, from the s
 
 preference: $(VENV)/.run  ## reward models, DPO on real pairs, two metrics read together
 	$(BIN)/posttrain run recipes/preference.yaml
+
+tools: $(VENV)/.run  ## from talking to acting: tool calls in a world of companies and on BFCL's functions, free and constrained
+	$(BIN)/posttrain run recipes/tools.yaml
 
 tiny: $(VENV)/.run  ## the same stairs in under 90 seconds with a tiny model trained from scratch
 	$(BIN)/posttrain run recipes/tiny.yaml
