@@ -41,7 +41,7 @@ def read_turns(path: Path) -> Iterator[list[ToolCall] | str]:
 def _turns(text: str) -> Iterator[list[ToolCall] | str]:
     try:
         items = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise DataError(f"the calls are not JSON: {error}", hint=f"give a list: [{FORM}, ...]") from None
     if not isinstance(items, list):
         raise DataError(f"the calls are a {type(items).__name__}, not a list", hint=f"give a list: [{FORM}, ...]")

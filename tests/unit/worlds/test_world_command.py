@@ -61,7 +61,14 @@ def test_calls_are_typed_until_an_answer_ends_it():
 
 
 @pytest.mark.parametrize(
-    ("calls", "message"), [("{", "not JSON"), ("{}", "a dict, not a list"), ('[{"nam": 1}]', "is not a call"), ("[[5]]", "is not a call")]
+    ("calls", "message"),
+    [
+        ("{", "not JSON"),
+        ("[" * 20_000, "not JSON"),
+        ("{}", "a dict, not a list"),
+        ('[{"nam": 1}]', "is not a call"),
+        ("[[5]]", "is not a call"),
+    ],
 )
 def test_calls_that_cannot_be_read_are_named(tmp_path, calls, message):
     path = tmp_path / "calls.json"
