@@ -100,7 +100,7 @@ def _wrong_functions(row: BfclRow, call: ToolCall, rng: random.Random) -> Iterat
 def _missing_arguments(row: BfclRow, call: ToolCall, rng: random.Random) -> Iterator[ToolCall]:
     for name in _shuffled(call.arguments, rng):
         schema = _parameters(row, call.name)
-        if name in schema.get("required", ()) or all("" not in one[call.name][name] for one in _same_function(row, call)):
+        if name in schema.get("required", ()) or all("" not in one[call.name].get(name, ("",)) for one in _same_function(row, call)):
             yield ToolCall(call.name, {key: value for key, value in call.arguments.items() if key != name})
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from posttrain.data import contamination, read_records
-from posttrain.data.bfcl import read_bfcl
+from posttrain.data.bfcl import BfclRow, read_bfcl
 from posttrain.data.finops import lines
 from posttrain.data.tool_sets import CASES, build_tool_sets, split_functions, write_tool_sets
 from posttrain.data.writing import record_to_row
@@ -17,7 +17,7 @@ from posttrain.data.wrong_calls import wrong_calls
 from posttrain.errors import ConfigError
 from posttrain.evaluation.cases import read_cases
 from posttrain.metrics import check_calls, signature_problem
-from posttrain.records import Demonstration, check_record
+from posttrain.records import Demonstration, Message, check_record
 
 ROOT = Path(__file__).parents[3]
 FOLDER = ROOT / "tests" / "fixtures" / "data" / "bfcl"
@@ -141,6 +141,16 @@ def test_wrong_calls_fit_the_signatures_so_only_their_meaning_is_wrong(sets):
     for pair in sets.pairs:
         if pair.metadata["counterexample"] != "missing_argument":
             assert not any(signature_problem(call, pair.tools) for call in pair.rejected[0].tool_calls), pair.id
+
+
+def test_needed_calls_of_one_function_may_name_different_arguments():
+    parameters = {"type": "object", "properties": {"a": {"type": "integer"}, "b": {"type": "integer"}}, "required": ["a"]}
+    tool = {"type": "function", "function": {"name": "f", "description": "", "parameters": parameters}}
+    needed = ({"f": {"a": [1], "b": [2]}}, {"f": {"a": [3]}})
+    row = BfclRow("parallel_0", "parallel", ((Message("user", "1 and 2, then 3"),),), (tool,), needed)
+    for seed in range(8):
+        for pair in wrong_calls(row, seed=seed):
+            assert not check_calls(pair.rejected[0].tool_calls, needed, row.tools).valid
 
 
 def test_pairs_repeat_with_their_seed_and_only_rows_with_a_known_answer_make_any(rows, sets):
