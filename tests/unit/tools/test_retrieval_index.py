@@ -267,6 +267,30 @@ def test_every_damage_is_one_error_that_names_the_file(backend, callable_, tmp_p
     open_index(folder, embed=callable_).close()
 
 
+def test_no_damage_beyond_the_header_makes_the_library_panic(tmp_path):
+    documents = [Document(f"d{number}", f"budget word{number % 7} travel {number} hotel") for number in range(300)]
+    build_index(documents, tmp_path / "index", "tantivy").close()
+    refused = 0
+    for file in [*tmp_path.rglob("*.idx"), *tmp_path.rglob("*.term")]:
+        original = file.read_bytes()
+        for at in range(100, len(original), len(original) // 12):
+            replace(file, original[:at] + bytes([original[at] ^ 0xFF]) + original[at + 1 :])
+            try:
+                with open_index(tmp_path / "index") as index:
+                    index.search("travel word3 12", 5)
+            except DataError:
+                refused += 1
+        replace(file, original)
+    assert refused > 0
+
+
+def replace(file, content):
+    """Another file in its place: the old one may still be mapped."""
+    other = file.with_name("other.tmp")
+    other.write_bytes(content)
+    other.replace(file)
+
+
 def test_what_is_no_index_is_said_to_be_none(tmp_path):
     (tmp_path / "foreign").mkdir()
     for content in ("[1]", '{"format": "other"}', '{"format": "posttrain index 1", "files": {}}', "[" * 100_000, "\udcff"):

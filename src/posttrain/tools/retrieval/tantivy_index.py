@@ -1,7 +1,8 @@
 """Full-text search with tantivy (extra ``retrieval``): bm25 over stemmed English words, for larger collections."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -62,28 +63,34 @@ class TantivyIndex(Backend):
     @classmethod
     def open(cls, store: PassageStore, folder: Path, embed: Embed | None) -> Self:
         """Open ``folder/tantivy``."""
-        try:
+        with _damage(f"{folder / FOLDER}: cannot be read as an index"):
             return cls(store, tantivy.Index.open(str(folder / FOLDER)))
-        except (ValueError, OSError) as error:
-            raise DataError(f"{folder / FOLDER}: cannot be read as an index: {error}", hint="build the index again") from None
 
     def search(self, query: str, k: int, scopes: Sequence[int]) -> list[tuple[int, float]]:
         """The best ``k``: (passage number, score), best first."""
         words = query_words(query)
         if not words:
             return []
-        try:
-            with self._lock:
-                wanted = self._index.parse_query(" ".join(f'"{word}"' for word in words), ["text"])
-                if set(scopes) != self._all_scopes:  # only where it is needed: it keeps tantivy from skipping what cannot be among the best
-                    within = tantivy.Query.term_set_query(self._index.schema, "scope", list(scopes))
-                    both = [(tantivy.Occur.Must, wanted), (tantivy.Occur.Must, tantivy.Query.const_score_query(within, 0.0))]
-                    wanted = tantivy.Query.boolean_query(both)
-                hits = self._searcher.search(wanted, k, count=False).hits
-                numbers = self._searcher.fast_field_values("number", [address for _, address in hits])
-                return top(zip(numbers, (float(score) for score, _ in hits), strict=True), k)
-        except (ValueError, OSError) as error:
-            raise DataError(f"the tantivy index cannot be searched: {error}", hint="build the index again") from None
+        with self._lock, _damage("the tantivy index cannot be searched"):
+            wanted = self._index.parse_query(" ".join(f'"{word}"' for word in words), ["text"])
+            if set(scopes) != self._all_scopes:  # only where it is needed: it keeps tantivy from skipping what cannot be among the best
+                within = tantivy.Query.term_set_query(self._index.schema, "scope", list(scopes))
+                both = [(tantivy.Occur.Must, wanted), (tantivy.Occur.Must, tantivy.Query.const_score_query(within, 0.0))]
+                wanted = tantivy.Query.boolean_query(both)
+            hits = self._searcher.search(wanted, k, count=False).hits
+            numbers = self._searcher.fast_field_values("number", [address for _, address in hits])
+            return top(zip(numbers, (float(score) for score, _ in hits), strict=True), k)
+
+
+@contextmanager
+def _damage(what: str) -> Iterator[None]:
+    """Errors of the library, and its panics (a BaseException without a class to import), which a damaged file causes, as DataError."""
+    try:
+        yield
+    except BaseException as error:
+        if not isinstance(error, (ValueError, OSError)) and type(error).__name__ != "PanicException":
+            raise
+        raise DataError(f"{what}: {error}", hint="build the index again") from None
 
 
 def _schema() -> "tantivy.Schema":
