@@ -11,7 +11,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from posttrain.errors import InfrastructureError, suggest
+from posttrain.errors import DataError, InfrastructureError, suggest
 from posttrain.records import CallStatus, ToolCall, ToolResult
 from posttrain.tools.access import UNLIMITED, Budget, Caller, Spending
 from posttrain.tools.arguments import check_arguments, hide_secrets, plain_json
@@ -76,7 +76,13 @@ class Toolbox:
         self._action_lock = threading.Lock()
         self._done: dict[str, tuple[str, ToolResult]] = {}
         if audit is not None and episode:
-            self._remember(audit.actions(episode))
+            try:
+                self._remember(audit.actions(episode))
+            except (KeyError, TypeError):
+                raise DataError(
+                    f"{audit.path}: what it says of the actions of episode '{episode}' was changed or damaged",
+                    hint=f"posttrain tools audit verify {audit.path}",
+                ) from None
 
     @property
     def visible(self) -> list[Tool]:

@@ -344,6 +344,15 @@ def test_calls_that_cannot_be_read_are_recorded_too(tmp_path):
     assert verify_audit(path).problems == ()
 
 
+@pytest.mark.parametrize("name", ["caller", "key", "digest"])
+def test_an_episode_whose_record_was_damaged_is_not_gone_on_with(tmp_path, name):
+    path = tmp_path / "calls.jsonl"
+    ask(desk([], AuditLog(path)), "transfer", to="x", amount=1)
+    path.write_text("".join(json.dumps({key: value for key, value in line.items() if key != name}) + "\n" for line in read_audit(path)))
+    with pytest.raises(DataError, match="episode 'e1' was changed or damaged"):
+        desk([], AuditLog(path))
+
+
 def test_words_of_a_model_can_neither_add_a_line_nor_command_the_terminal(tmp_path):
     box = desk([], AuditLog(tmp_path / "calls.jsonl"))
     box.call(ToolCall("x\n    9  2026-01-01T00:00:00.000Z  bank_A/cfo  transfer {}  ok\x1b[2J", {"a": "\x9b2J\u2028\u202e\ud800"}))
