@@ -109,7 +109,8 @@ class Batch:
             if row.finish_reason:
                 self._most_rows, self._scale = min(self.num_rows, self._most_rows + 1), max(1, self._scale // 2)
         if left:
-            self._rows = [row for row in self._rows if not row.is_over]
+            gone = set(left)  # looked at once: another thread may cancel a row at any moment
+            self._rows = [row for row in self._rows if row not in gone]
             for row in left:
                 if row in self._waiting:
                     self._waiting.remove(row)

@@ -294,6 +294,23 @@ def test_other_threads_submit_and_cancel_while_one_advances(tiny_generator, alon
     assert session.statistics.num_done + session.statistics.num_cancelled == 16
 
 
+def test_a_request_cancelled_while_another_leaves_comes_back_too(never_ends, monkeypatch):
+    batch = never_ends._engine.batch
+    own = batch._give_up_place
+    with never_ends.open() as session:
+        short, long = session.submit(ask(IDS[0], max_new_tokens=2)), session.submit(ask(IDS[1], max_new_tokens=40))
+
+        def give_up_and_cancel(row):
+            session.cancel(long)
+            own(row)
+
+        monkeypatch.setattr(batch, "_give_up_place", give_up_and_cancel)
+        done = [ticket for _ in range(10) for ticket in session.advance(0.0)]
+        assert done == [short, long]
+        assert long.cancelled
+        assert session.num_open == 0
+
+
 def test_when_memory_runs_out_requests_wait_and_say_the_same(tiny_generator, alone):
     requests = mixed()
     refused = []
