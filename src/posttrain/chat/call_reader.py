@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
+MAX_DEPTH = 100
+"""Objects and lists inside each other in a call. No tool takes more, and what reads a record goes down as deep as it is nested."""
+
 
 class Unreadable(Exception):
     """What is wrong with a call, as a sentence the model can use."""
@@ -55,8 +58,18 @@ class Reader:
             raise Unreadable(f"{what} is not valid JSON: {_reason(error, self.text, begin)}.") from None
         except (ValueError, RecursionError) as error:
             raise Unreadable(f"{what} is not valid JSON: {error}.") from None
+        if is_too_deep(value):
+            raise Unreadable(f"{what} is nested more than {MAX_DEPTH} deep.")
         self.place = end
         return dict(value)
+
+
+def is_too_deep(value: Any) -> bool:
+    """Whether a JSON value is nested more than MAX_DEPTH deep."""
+    level = [value]
+    for _ in range(MAX_DEPTH + 1):
+        level = [child for one in level if isinstance(one, dict | list) for child in (one.values() if isinstance(one, dict) else one)]
+    return bool(level)
 
 
 def _reason(error: json.JSONDecodeError, text: str, begin: int) -> str:
@@ -80,8 +93,9 @@ def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     return result
 
 
-def _no_constant(name: str) -> Any:
+def no_constant(name: str) -> Any:
+    """Refuses what Python reads and JSON does not have: NaN and the infinities."""
     raise ValueError(f"{name} is no JSON value")
 
 
-_DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=no_constant)

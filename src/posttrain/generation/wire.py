@@ -5,6 +5,7 @@ from typing import Any
 
 import httpx
 
+from posttrain.chat.call_reader import MAX_DEPTH, is_too_deep, no_constant
 from posttrain.errors import InfrastructureError
 from posttrain.records import CallRecord, Constraint, Generation, GenerationRequest, Message
 
@@ -109,9 +110,10 @@ def _call(wire: dict[str, Any]) -> CallRecord:
     name = str(function["name"])
     arguments: Any = function.get("arguments") or "{}"
     try:
-        arguments = json.loads(arguments) if isinstance(arguments, str) else arguments
+        arguments = json.loads(arguments, parse_constant=no_constant) if isinstance(arguments, str) else arguments
         problem = "" if isinstance(arguments, dict) else "are not a JSON object"
-    except ValueError as error:
+        problem = f"are nested more than {MAX_DEPTH} deep" if is_too_deep(arguments) else problem
+    except (ValueError, RecursionError) as error:
         problem = f"are not JSON: {error}"
     if problem:
         return CallRecord("", {}, "error", f"The arguments of '{name}' {problem}.", True, 0)

@@ -148,6 +148,7 @@ def test_white_space_and_the_order_of_keys_do_not_matter(text):
         (HERMES + "\nIt is 25.5.", 1, "Text behind a call is not read: 'It is 25.5.'"),
         (HERMES.replace('"A-17"', "A-17") + "\n" + HERMES, 1, "expecting value"),
         ("<tool_call>\n" + '{"name": "get_balance", "arguments": {"a": ' + "[" * 100_000, 0, "not valid JSON"),
+        (HERMES.replace('"A-17"', "[" * 500 + "]" * 500), 0, "The call is nested more than 100 deep"),
     ],
 )
 def test_a_call_that_cannot_be_read_is_one_sentence_and_whole_ones_beside_it_are_read(text, num_calls, error):

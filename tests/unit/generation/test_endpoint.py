@@ -3,10 +3,12 @@
 import importlib.util
 from pathlib import Path
 
+import httpx
 import pytest
 
 from posttrain.errors import ConfigError, DataError, InfrastructureError
 from posttrain.generation import EndpointGenerator, LocalGenerator, endpoint
+from posttrain.generation.wire import response_to_generation
 from posttrain.records import GenerationRequest, Message, SamplingSettings
 
 _spec = importlib.util.spec_from_file_location("generation_test_server", Path(__file__).with_name("server.py"))
@@ -116,6 +118,23 @@ def test_an_answer_that_is_no_completion_is_an_infrastructure_error(server):
     server.faults = ["world"]
     with pytest.raises(InfrastructureError, match="no chat completion"):
         EndpointGenerator(server.url, "tiny").generate([ask("hi")])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ('{"x": ' + "[" * 500 + "]" * 500 + "}", "nested more than 100 deep"),
+        ('{"x": ' + "[" * 100_000, "not JSON: maximum recursion depth"),
+        ('{"x": NaN}', "not JSON: NaN is no JSON value"),
+    ],
+    ids=["deep", "deeper", "NaN"],
+)
+def test_arguments_that_no_record_can_hold_are_answered_with_an_error(arguments, said):
+    message = {"content": "", "tool_calls": [{"id": "1", "function": {"name": "pay", "arguments": arguments}}]}
+    response = httpx.Response(200, json={"choices": [{"message": message, "finish_reason": "tool_calls"}]})
+    [call] = response_to_generation(response, ask("hi"), 0.0, "here").calls
+    assert (call.name, call.arguments, call.is_error) == ("", {}, True)
+    assert said in call.result
 
 
 def test_nobody_listening_is_an_infrastructure_error():
