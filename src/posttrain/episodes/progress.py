@@ -120,7 +120,7 @@ class Progress:
         step, self.step = self.step, self.step + 1
         self._count(generation, step)
         if generation.finish_reason == "length":
-            self._messages.append(Message("assistant", generation.text))
+            self._messages.append(Message("assistant", plain(generation.text)))
             self.finish_reason = "max_tokens" if was_full else "length"
             return ()
         turn = self._read_turn(generation, step)
@@ -218,7 +218,7 @@ class Progress:
     def _read_turn(self, generation: Generation, step: int) -> Turn:
         """Calls as the template prints them, or as the endpoint gives them. A call without an id gets one."""
         if not self.task.tools:
-            return Turn(generation.text)
+            return Turn(plain(generation.text))
         if self.contract is not None:
             parsed = self.contract.parse_turn(generation.token_ids)
             turn = Turn(parsed.content, parsed.calls, parsed.errors, parsed.reasoning)
@@ -227,7 +227,7 @@ class Progress:
             turn = Turn(generation.text, tuple(calls), tuple(call.result for call in generation.calls if call.is_error))
         calls = [ToolCall(plain(call.name), plain(dict(call.arguments)), call.id or _call_id(step, n)) for n, call in enumerate(turn.calls)]
         content = turn.content if turn.calls or not turn.errors else generation.text  # what could not be read stays to be seen
-        return replace(turn, content=plain(content), calls=tuple(calls))
+        return replace(turn, content=plain(content), calls=tuple(calls), errors=tuple(plain(turn.errors)))
 
     def _record(self, results: Sequence[ToolResult]) -> None:
         records = [

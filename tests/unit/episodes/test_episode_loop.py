@@ -298,6 +298,22 @@ def test_halves_of_surrogate_pairs_do_not_reach_the_record(play):
     "".join(message.content for message in episode.messages).encode("utf-8")
 
 
+@pytest.mark.parametrize("call", ['{"name": "\\ud83d", "arguments": 3}', '{"name": "get_balance", "arguments": {}, "\\ud83d": 3}'])
+def test_a_sentence_about_half_a_surrogate_pair_can_be_read_by_the_model(play, call):
+    episode = play(f"<tool_call>\n{call}\n</tool_call>", "ok")
+    assert (episode.finish_reason, episode.calls[0].status) == ("answer", "error")
+    assert "'?'" in episode.messages[2].content
+
+
+@pytest.mark.parametrize("reason", ["length", "stop"])
+@pytest.mark.parametrize("with_tools", [True, False])
+def test_an_endpoint_may_cut_a_character_in_two(ask, reason, with_tools):
+    task = ask() if with_tools else EpisodeTask("t", (Message("user", "hello"),))
+    generator = Scripted({"t": [Generation("a \ud83d", reason, 5, 5, 0.0)]})
+    [episode] = run_episodes(generator, [task], settings=EpisodeSettings(), sampling=SAMPLING)
+    assert episode.messages[-1].content == "a ?"
+
+
 def test_constrained_episodes_may_call_until_the_last_turn(contract, ask):
     generator = Scripted({"t": [ASK_A, ASK_B, "195"]}, contract)
     run_episodes(generator, [ask()], settings=EpisodeSettings(constrain=True, max_steps=3), sampling=SAMPLING)
