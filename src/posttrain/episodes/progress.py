@@ -141,6 +141,7 @@ class Progress:
     def take_results(self, results: Sequence[ToolResult]) -> None:
         """Add the results of the calls of the last turn, and what the template writes around them."""
         turn = self.pending
+        refused = bool(results) and all(result.status == "over_budget" for result in results)
         results = [*results, *[ToolResult(ONE_CALL, True, "error")] * (len(turn.calls) - len(results))]
         results = [replace(result, content=plain(result.content)) for result in results]
         self._record(results)
@@ -151,7 +152,6 @@ class Progress:
             self._messages.append(Message("tool", content, tool_call_id=call.id, name=call.name))
         if not turn.calls:
             self._messages.append(Message("user", "\n".join(turn.errors)))
-        refused = bool(results) and all(result.status == "over_budget" for result in results)
         self._num_refused_turns = self._num_refused_turns + 1 if refused else 0
         between = self._between()
         if self._num_refused_turns >= MAX_REFUSED_TURNS:

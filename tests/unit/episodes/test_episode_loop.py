@@ -162,6 +162,12 @@ def test_a_spent_budget_ends_the_episode_when_the_model_does_not_stop(play, ask)
     assert heeds.finish_reason == "answer"
 
 
+def test_a_spent_budget_ends_it_too_where_only_the_first_call_of_a_turn_is_run(play, ask):
+    task = ask(environment=lambda: Ledger(TOOLS, budget=Budget(max_calls=0)))
+    episode = play(*[f"{ASK_A}\n{ASK_B}"] * 5, task=task, parallel_calls=False)
+    assert (episode.finish_reason, episode.num_steps) == ("budget", 2)
+
+
 def test_calls_are_recorded_where_nobody_executes_them(play, ask):
     episode = play(f"{ASK_A}\n{ASK_B}", "never asked", task=ask(environment=None))
     assert (episode.finish_reason, episode.num_steps) == ("recorded", 1)
