@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import IO, TYPE_CHECKING, Any
 
+from posttrain.episodes.progress import missing_end
 from posttrain.episodes.runner import EpisodeRunner
 from posttrain.episodes.settings import EpisodeSettings, EpisodeTask
 from posttrain.episodes.toolbox import ToolboxEnvironment
@@ -89,7 +90,8 @@ class ToolConversation:
             more = self._generator.contract.continuation(asked, tools=self._tools)
         except ContractError:
             return ()
-        return (*self._last.token_ids.tolist(), *more.tolist())
+        ids = self._last.token_ids.tolist()
+        return (*ids, *missing_end(ids, self._generator.contract), *more.tolist())
 
 
 class BeforeCalls:

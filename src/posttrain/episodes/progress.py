@@ -173,8 +173,7 @@ class Progress:
             # Some templates write the history otherwise once a user speaks again; to these the errors are a tool's.
             self._messages[-1] = replace(self._messages[-1], role="tool", tool_call_id=_call_id(self.step - 1, 0))
             ids = self.contract.continuation(self._messages, tools=self.task.tools)
-        stopped = self._ids[-1] not in self.contract.eos_token_ids  # a stop string ended the turn, so its end token is missing
-        return [*self.contract.eos_token_ids[:stopped], *(int(token) for token in ids)]
+        return [*missing_end(self._ids, self.contract), *(int(token) for token in ids)]
 
     def fail(self, error: str) -> None:
         """End the episode: something around the model broke."""
@@ -227,6 +226,8 @@ class Progress:
             turn = Turn(generation.text, tuple(calls), tuple(call.result for call in generation.calls if call.is_error))
         calls = [ToolCall(plain(call.name), plain(dict(call.arguments)), call.id or _call_id(step, n)) for n, call in enumerate(turn.calls)]
         content = turn.content if turn.calls or not turn.errors else generation.text  # what could not be read stays to be seen
+        if not turn.calls:  # a call ends where its own text does; other text is cut before a stop string, as in any answer
+            content = content[: min((at for stop in self.sampling.stop if (at := content.find(stop)) >= 0), default=None)]
         return replace(turn, content=plain(content), calls=tuple(calls), errors=tuple(plain(turn.errors)))
 
     def _record(self, results: Sequence[ToolResult]) -> None:
@@ -249,6 +250,11 @@ def _call_id(step: int, number: int) -> str:
 def plain(value: Any) -> Any:
     """A JSON value as a file can hold it: halves of surrogate pairs become question marks, numbers that are none their names."""
     return json.loads(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"), parse_constant=str)
+
+
+def missing_end(ids: Sequence[int], contract: "ChatContract") -> tuple[int, ...]:
+    """The end token of a turn's ``ids``, where a stop string ended it in its place; else nothing."""
+    return () if ids[-1] in contract.eos_token_ids else contract.eos_token_ids[:1]
 
 
 def turn_seed(seed: int, step: int) -> int:

@@ -341,6 +341,14 @@ def test_logprobs_are_one_a_generated_token(play):
     assert play(ASK_A, "120").logprobs.size == 0
 
 
+def test_an_answer_is_cut_before_a_stop_string_and_its_ids_are_not(play, contract):
+    ids = tuple(contract.tokenizer.encode("The balance is 120. STOP", add_special_tokens=False))
+    stopped = Generation("The balance is 120. ", "stop", 5, len(ids), 0.0, ids)
+    episode = play(stopped, sampling=SamplingSettings(max_new_tokens=200, stop=("STOP",)))
+    assert (episode.finish_reason, episode.messages[-1].content) == ("answer", "The balance is 120. ")
+    assert tuple(episode.token_ids[episode.completion_mask].tolist()) == ids
+
+
 def test_a_turn_without_tools_is_an_answer_whatever_it_looks_like(contract):
     task = EpisodeTask("t", (Message("user", "write a call"),))
     [episode] = run({"t": [ASK_A]}, contract, [task])

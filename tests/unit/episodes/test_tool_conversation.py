@@ -10,7 +10,7 @@ from posttrain.episodes import call_text as shown_call
 from posttrain.episodes.conversation import BeforeCalls, ask_person
 from posttrain.errors import DataError
 from posttrain.generation.conversation import message_rows, talk
-from posttrain.records import SamplingSettings, ToolCall
+from posttrain.records import Generation, SamplingSettings, ToolCall
 from posttrain.tools import Toolbox, tool
 
 ASK_A = call_text("get_balance", account="A")
@@ -43,6 +43,15 @@ def test_the_second_question_continues_the_exact_tokens_of_the_first(converse, c
         == "\n<|im_start|>user\nAnd else?<|im_end|>\n<|im_start|>assistant\n"
     )
     assert [message.role for message in conversation.messages] == ["system", "user", "assistant", "tool", "assistant", "user", "assistant"]
+
+
+def test_after_a_stop_string_the_next_question_begins_behind_an_end_token(converse, contract):
+    ids = tuple(contract.tokenizer.encode("120 EUR", add_special_tokens=False))
+    generator, conversation = converse(Generation("120 EUR", "stop", 5, len(ids), 0.0, ids), "Nothing else.")
+    conversation.ask("A?", lambda text: None)
+    conversation.ask("And else?", lambda text: None)
+    asked = contract.decode(generator.asked[1].prompt_ids, skip_special_tokens=False)
+    assert "120 EUR<|im_end|>\n<|im_start|>user\nAnd else?<|im_end|>" in asked
 
 
 def test_text_calls_and_results_are_shown_in_their_order(converse):
