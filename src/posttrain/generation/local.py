@@ -98,12 +98,12 @@ class LocalGenerator:
         ``on_text(index, piece)`` gets the text as it grows. Raises DataError for a prompt that does not fit the context or the cache,
         ConfigError for a sampling setting out of range.
         """
-        rows = []
-        for index, request in enumerate(requests):
-            name = f"request {index}" + (f" ('{request.id}')" if request.id else "")
-            emit = self._engine.speaker(functools.partial(on_text, index)) if on_text else None
-            rows.append(self.prepare(request, name, emit))
         with self.open(interleaved_tokens=OFFLINE_TOKENS) as session:
+            rows = []
+            for index, request in enumerate(requests):
+                name = f"request {index}" + (f" ('{request.id}')" if request.id else "")
+                emit = session.speaker(functools.partial(on_text, index)) if on_text else None
+                rows.append(self.prepare(request, name, emit))
             order = sorted(range(len(rows)), key=lambda index: rows[index].tokens)
             tickets = {index: session.submit_row(requests[index], rows[index]) for index in order}
             return finish_all(session, [tickets[index] for index in range(len(rows))], on_done)

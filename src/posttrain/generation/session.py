@@ -25,7 +25,6 @@ class Engine:
         self.arrived = threading.Condition()
         """Notified when a request is submitted or cancelled."""
         self._passing = threading.RLock()
-        self._pieces: deque[tuple[OnText, str]] = deque()
         self._num_sessions = 0
         self._attention = ExitStack()
 
@@ -58,16 +57,6 @@ class Engine:
         with self._passing:
             self.batch.discard()
 
-    def speaker(self, on_text: OnText) -> Callable[[str], None]:
-        """Keeps pieces of text until the pass is over, so that a callback may do what it likes."""
-        return lambda piece: self._pieces.append((on_text, piece))
-
-    def speak(self) -> None:
-        """Hand out the pieces kept, in the caller's thread."""
-        while self._pieces:
-            on_text, piece = self._pieces.popleft()
-            on_text(piece)
-
 
 class LocalSession:
     """A :class:`~posttrain.generation.protocol.Session` over a local model. Leave it before the model is used for anything else."""
@@ -78,6 +67,7 @@ class LocalSession:
         self._max_waiting, self._interleaved_tokens = max_waiting, interleaved_tokens
         self._rows: dict[Ticket, Row] = {}
         self._done: deque[Ticket] = deque()
+        self._pieces: deque[tuple[OnText, str]] = deque()
         self._is_closed = False
         engine.enter(generator.model)
 
@@ -88,7 +78,7 @@ class LocalSession:
 
     def submit(self, request: GenerationRequest, *, on_text: OnText | None = None) -> Ticket:
         """Queue a request. DataError or ConfigError where it can never be answered, InfrastructureError where too many wait already."""
-        row = self._generator.prepare(request, "the request", self._engine.speaker(on_text) if on_text else None)
+        row = self._generator.prepare(request, "the request", self.speaker(on_text) if on_text else None)
         return self.submit_row(request, row)
 
     def submit_row(self, request: GenerationRequest, row: Row) -> Ticket:
@@ -115,8 +105,13 @@ class LocalSession:
             batch = self._engine.batch
             self.statistics.num_passes += 1
             self.statistics.peak_rows = max(self.statistics.peak_rows, batch.num_running)
-        self._engine.speak()
-        return [self._done.popleft() for _ in range(len(self._done))]
+        num_done = len(self._done)  # those whose text is complete by now: another session's pass may end more at any moment
+        self._speak()
+        return [self._done.popleft() for _ in range(min(num_done, len(self._done)))]
+
+    def speaker(self, on_text: OnText) -> Callable[[str], None]:
+        """Keeps pieces of text until the pass is over, so that a callback may do what it likes."""
+        return lambda piece: self._pieces.append((on_text, piece))
 
     def cancel(self, ticket: Ticket) -> None:
         """Give a request up; it leaves before the next forward pass."""
@@ -146,6 +141,12 @@ class LocalSession:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
+    def _speak(self) -> None:
+        """Hand out the pieces kept, in the caller's thread."""
+        while self._pieces:
+            on_text, piece = self._pieces.popleft()
+            on_text(piece)
+
     def _end(self, ticket: Ticket, row: Row) -> None:
         """A row has left the batch."""
         statistics = self.statistics
@@ -165,5 +166,5 @@ class LocalSession:
         waited = (row.started - row.submitted) if row.started else 0.0
         statistics.wait_seconds += waited
         statistics.longest_wait_seconds = max(statistics.longest_wait_seconds, waited)
+        self._done.append(ticket)  # first: num_open must not be 0 in between, for the thread that waits for it
         del self._rows[ticket]
-        self._done.append(ticket)

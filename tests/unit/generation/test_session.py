@@ -274,6 +274,20 @@ def test_two_sessions_share_a_model(tiny_generator, alone):
     assert [tokens(ticket.generation) for ticket in tickets] == alone(requests)
 
 
+def test_each_session_speaks_for_itself(never_ends):
+    def broken(piece):
+        raise ValueError("who listens here is gone")
+
+    heard = []
+    with never_ends.open() as first, never_ends.open() as second:
+        first.submit(ask(IDS[0], max_new_tokens=4), on_text=broken)
+        ticket = second.submit(ask(IDS[1], max_new_tokens=4), on_text=heard.append)
+        assert drain(second) == [ticket]
+        assert "".join(heard) == ticket.generation.text
+        with pytest.raises(ValueError, match="who listens here"):
+            first.advance()
+
+
 def test_other_threads_submit_and_cancel_while_one_advances(tiny_generator, alone):
     requests = mixed()
     tickets = {}
