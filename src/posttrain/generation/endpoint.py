@@ -5,6 +5,7 @@ import queue
 import random
 import threading
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -140,6 +141,8 @@ class EndpointSession:
         self._generator = generator
         self._open: dict[Ticket, _Journey] = {}
         self._finished: queue.SimpleQueue[Ticket] = queue.SimpleQueue()
+        self._done: deque[Ticket] = deque()
+        self._texts: deque[tuple[OnText, str]] = deque()
         self._is_closed = self._has_failed = False
         self._is_one_job = is_one_job
         self._loop = asyncio.new_event_loop()
@@ -152,7 +155,7 @@ class EndpointSession:
     @property
     def num_open(self) -> int:
         """Requests submitted and not yet returned by :meth:`advance`."""
-        return len(self._open)
+        return len(self._open) + len(self._done)
 
     def submit(self, request: GenerationRequest, *, on_text: OnText | None = None) -> Ticket:
         """Queue a request. ConfigError for what cannot be sent."""
@@ -171,16 +174,17 @@ class EndpointSession:
 
     def advance(self, timeout_seconds: float = 0.05) -> list[Ticket]:
         """Wait at most ``timeout_seconds`` for a request to be done; all that are done by then."""
-        done: list[Ticket] = []
         try:
-            done.append(self._finished.get(timeout=timeout_seconds))
+            if not self._done:
+                self._take(self._finished.get(timeout=timeout_seconds))
             while True:
-                done.append(self._finished.get_nowait())
+                self._take(self._finished.get_nowait())
         except queue.Empty:
             pass
-        for ticket in done:
-            self._count(ticket, self._open.pop(ticket))
-        return done
+        while self._texts:  # a callback may raise: what is done is returned by the next call
+            on_text, text = self._texts.popleft()
+            on_text(text)
+        return [self._done.popleft() for _ in range(len(self._done))]
 
     def cancel(self, ticket: Ticket) -> None:
         """Give a request up; its connection is closed."""
@@ -235,8 +239,10 @@ class EndpointSession:
         await asyncio.gather(*others, return_exceptions=True)
         await self._client.aclose()
 
-    def _count(self, ticket: Ticket, journey: "_Journey") -> None:
-        statistics = self.statistics
+    def _take(self, ticket: Ticket) -> None:
+        """A request has come back."""
+        self._done.append(ticket)
+        journey, statistics = self._open.pop(ticket), self.statistics
         waited = journey.started - journey.submitted if journey.started else 0.0
         statistics.wait_seconds += waited
         statistics.longest_wait_seconds = max(statistics.longest_wait_seconds, waited)
@@ -247,7 +253,7 @@ class EndpointSession:
             statistics.prompt_tokens += ticket.generation.num_prompt_tokens
             statistics.generated_tokens += ticket.generation.num_completion_tokens
             if journey.on_text:
-                journey.on_text(ticket.generation.text)
+                self._texts.append((journey.on_text, ticket.generation.text))
 
 
 @dataclass(eq=False, slots=True)

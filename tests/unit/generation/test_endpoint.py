@@ -186,6 +186,24 @@ def test_a_session_keeps_going_after_a_failure_and_says_whose_it_was(server):
     assert good.generation is not None
 
 
+def test_a_callback_that_raises_loses_no_answer(server):
+    def broken(text):
+        raise ValueError("who listens here is gone")
+
+    with EndpointGenerator(server.url, "tiny").open() as session:
+        tickets = [session.submit(ask(text), on_text=broken) for text in "ab"]
+        done, num_raised = [], 0
+        while session.num_open:
+            try:
+                done += session.advance(10.0)
+            except ValueError:
+                num_raised += 1
+            assert num_raised <= 2
+    assert {ticket.generation is not None for ticket in done} == {True}
+    assert set(done) == set(tickets)
+    assert num_raised == 2
+
+
 def test_cancelled_requests_come_back_cancelled_sent_or_not(server):
     server.faults = [5.0]
     with EndpointGenerator(server.url, "tiny", concurrency=1).open() as session:
