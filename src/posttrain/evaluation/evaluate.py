@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from posttrain.config import content_hash, file_hash
 from posttrain.config.files import write_json, write_text
+from posttrain.episodes.progress import plain
 from posttrain.errors import ConfigError
 from posttrain.evaluation.cache import GenerationCache, episode_rows, request_hash
 from posttrain.evaluation.cases import Case
@@ -34,7 +35,7 @@ from posttrain.evaluation.results import (
 from posttrain.evaluation.scores import Asked, ModelScorer, Score, Scorer, ScoringModels, unscored
 from posttrain.evaluation.suite import BuiltScorer, Suite
 from posttrain.evaluation.summary import summarise
-from posttrain.records import Generation, GenerationRequest
+from posttrain.records import CallRecord, Generation, GenerationRequest
 
 if TYPE_CHECKING:
     from posttrain.generation import Generator
@@ -160,15 +161,16 @@ def _answer_rest(
 
     def keep(asked: list[_Asked], index: int, generation: Generation) -> None:
         case, sample, _, key = asked[index]
-        generation = replace(generation, text=generation.text.encode("utf-8", "replace").decode())  # half of a surrogate pair is no text
+        calls = tuple(CallRecord(**plain(asdict(call))) for call in generation.calls)
+        generation = replace(generation, text=plain(generation.text), calls=calls)  # half of a surrogate pair is no text
         if generation.finish_reason != "error":
             cache.put(key, generation)
         writer.add(_result(suite.scorers, case, sample, generation, seconds=generation.seconds, concurrency=concurrency))
         progress.add(cached=False)
 
-    plain = [asked for asked in ask if not is_episode(suite, asked[0])]
-    if plain:
-        generator.generate([request for _, _, request, _ in plain], on_done=partial(keep, plain))
+    single = [asked for asked in ask if not is_episode(suite, asked[0])]
+    if single:
+        generator.generate([request for _, _, request, _ in single], on_done=partial(keep, single))
     episodes = [asked for asked in ask if is_episode(suite, asked[0])]
     if episodes:
         requests = [(case, request) for case, _, request, _ in episodes]

@@ -4,12 +4,14 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from posttrain.errors import ConfigError
 from posttrain.evaluation import EvaluationResult, Score, evaluate, load_suite, rate_of
+from posttrain.records import CallRecord
 
 ANSWERS = {f"q {i}": json.dumps({"answer": str(i if i % 4 else -1), "scale": ""}) for i in range(12)}
 ROWS = [(f"q {i}", {"answer": str(i), "scale": ""}, ["even" if i % 2 == 0 else "odd"], f"r{i // 3}") for i in range(12)]
@@ -32,6 +34,18 @@ def test_rates_are_counted_overall_and_by_slice(suite, recorded, tmp_path):
     assert summary["scores"]["refusal_recall"]["overall"]["num_not_applicable"] == 12
     assert summary["scores"]["refusal_recall"]["overall"]["value"] is None
     assert summary["tokens"]["prompt"]["total"] == 120
+
+
+def test_half_a_surrogate_pair_in_a_call_can_be_written(suite, recorded, tmp_path):
+    class Calling(recorded):
+        def generate(self, requests, *, on_done):
+            call = CallRecord("pay", {"to": "\ud83d"}, "ok", "", False, 0, id="1")
+            return super().generate(requests, on_done=lambda index, answer: on_done(index, replace(answer, calls=(call,))))
+
+    result = evaluate(suite, Calling(ANSWERS), out_dir=tmp_path / "out", cache_dir=tmp_path / "cache")
+    again = evaluate(suite, Calling({}), out_dir=tmp_path / "again", cache_dir=tmp_path / "cache")
+    for samples in (result.samples, again.samples):
+        assert {sample.calls[0]["arguments"]["to"] for sample in samples.values()} == {"?"}
 
 
 def test_a_second_call_only_reads(suite, recorded, tmp_path):
