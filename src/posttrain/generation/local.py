@@ -118,7 +118,7 @@ class LocalGenerator:
 
     def forget(self) -> None:
         """To be called after the model's weights changed: prompt beginnings computed before are not used again."""
-        self._engine.batch.forget()
+        self._engine.forget()
 
     def prepare(self, request: GenerationRequest, name: str, emit: Callable[[str], None] | None = None) -> Row:
         """The row of a request, called ``name`` in errors; ``emit`` gets pieces of its text. Raises what :meth:`generate` raises."""

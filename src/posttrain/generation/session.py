@@ -52,6 +52,11 @@ class Engine:
                 self.batch.abandon(error)
                 raise
 
+    def forget(self) -> None:
+        """Use nothing computed so far any more; waits for the pass that another thread may be in."""
+        with self._passing:
+            self.batch.forget()
+
     def discard(self) -> None:
         """Take out rows that were cancelled."""
         with self._passing:

@@ -367,6 +367,26 @@ def test_new_weights_in_the_middle_drop_what_was_computed_and_nothing_else(never
     assert [tokens(ticket.generation)] == alone([request], ends=False)
 
 
+def test_forgetting_from_another_thread_waits_for_the_pass_under_way(never_ends, alone, monkeypatch):
+    batch, threads, waited = never_ends._engine.batch, [], []
+    own = batch._forward
+
+    def forward(*arguments):
+        if not threads:
+            threads.append(threading.Thread(target=never_ends.forget))
+            threads[0].start()
+            threads[0].join(0.1)
+            waited.append(threads[0].is_alive())
+        return own(*arguments)
+
+    monkeypatch.setattr(batch, "_forward", forward)
+    requests = [ask(ids) for ids in IDS[:3]]
+    answers = never_ends.generate(requests)
+    threads[0].join()
+    assert waited == [True]
+    assert [tokens(answer) for answer in answers] == alone(requests, ends=False)
+
+
 def test_a_failure_ends_everything_and_leaves_a_usable_generator(tiny_generator):
     def fail(module, args):
         raise ValueError("broken")
