@@ -27,6 +27,10 @@ _BOUNDS = {
 }
 
 
+MAX_DEPTH = 100
+"""Objects and lists inside each other in arguments."""
+
+
 def plain_json(arguments: Any) -> dict[str, Any]:
     """A fresh copy of ``arguments`` as plain JSON; InvalidArguments when it is not an object of JSON values."""
     if not isinstance(arguments, Mapping):
@@ -37,6 +41,11 @@ def plain_json(arguments: Any) -> dict[str, Any]:
         raise InvalidArguments([f"the arguments are not JSON: {error}"]) from None
     except RecursionError:
         raise InvalidArguments(["the arguments are nested too deep"]) from None
+    level: list[Any] = [copy]
+    for _ in range(MAX_DEPTH):
+        level = [child for one in level if isinstance(one, dict | list) for child in (one.values() if isinstance(one, dict) else one)]
+    if level:
+        raise InvalidArguments(["the arguments are nested too deep"])
     return dict(copy)
 
 

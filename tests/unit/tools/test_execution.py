@@ -11,7 +11,7 @@ import pytest
 from pydantic import AfterValidator, BaseModel, SecretStr
 
 from posttrain.records import ToolCall
-from posttrain.tools import Caller, Tool, Toolbox, ToolError, ToolUnavailable, load_tools, tool
+from posttrain.tools import AuditLog, Caller, Tool, Toolbox, ToolError, ToolUnavailable, load_tools, tool
 
 CALLER = Caller("treasurer", "bank_A")
 NOTHING = {"type": "object", "properties": {}}
@@ -276,3 +276,13 @@ def test_an_isolated_tool_made_from_a_plain_function_converts_its_arguments_too(
 def day_after(day: date) -> date:
     """The next day."""
     return date.fromordinal(day.toordinal() + 1)
+
+
+@pytest.mark.parametrize("levels", [200, 500, 900, 5000])
+def test_arguments_nested_without_end_are_the_models_fault(levels, tmp_path):
+    value = "x"
+    for _ in range(levels):
+        value = [value]
+    made = Tool("probe", "Probe.", {"type": "object", "properties": {"a": {"type": "string"}}}, lambda a: a)
+    box = Toolbox([made], caller=CALLER, audit=AuditLog(tmp_path / "audit.jsonl"))
+    assert box.call(ToolCall("probe", {"a": value})).status == "invalid_arguments"
