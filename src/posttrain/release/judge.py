@@ -1,5 +1,6 @@
 """Judge a candidate's results against the version in service. Reads results; never runs a model."""
 
+import math
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -115,5 +116,6 @@ def _comparisons(candidate: EvaluationResult, baseline: EvaluationResult, gate: 
             if known:
                 groups = groups_of(candidate, (key for key, _, _ in known))
                 new_values, old_values = [new for _, new, _ in known], [old for _, _, old in known]
-                difference = paired_difference(new_values, old_values, groups=groups, confidence=config.confidence)
+                found = paired_difference(new_values, old_values, groups=groups, confidence=config.confidence)
+                difference = found if math.isfinite(found.low) and math.isfinite(found.high) else None
             yield Comparison(metric, name, rates[0], rates[1], difference)

@@ -39,7 +39,10 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """A figure before and after. ``difference`` is candidate minus baseline on the samples both could score; None without any."""
+    """A figure before and after. ``difference`` is candidate minus baseline on the samples both could score.
+
+    None without any, and where a single draw leaves its interval without bounds.
+    """
 
     metric: str
     slice: str

@@ -1,3 +1,4 @@
+import json
 import xml.etree.ElementTree as ET
 
 import pytest
@@ -5,7 +6,7 @@ import pytest
 from posttrain.errors import ConfigError
 from posttrain.evaluation import EvaluationResult
 from posttrain.metrics import wilson
-from posttrain.release import judge, load_gate, read_gate, write_junit
+from posttrain.release import freeze_gate, judge, load_gate, read_gate, write_junit
 
 GATE = "name: g\nsuite: suite.yaml\ngood: {requires: [exact]}\n"
 
@@ -230,3 +231,15 @@ def test_junit_maps_block_to_failure_infrastructure_to_error_and_inconclusive_to
     assert by_name["non_inferiority: good"] == ["failure"]
     assert len(by_name) == len(verdict.checks)
     assert int(suite.get("failures")) == 2
+
+
+def test_a_difference_without_bounds_is_none_and_the_verdict_can_be_written(bench):
+    bench.write(40, slices=["many"] * 38 + ["few"] * 2, freeze=False)
+    cases = bench.root / "cases.jsonl"
+    cases.write_text(cases.read_text().replace('"slices": ["few"]', '"slices": ["few"], "group": "one report"'))
+    freeze_gate(bench.root / "gate.yaml")
+    old, new = bench.run("old", ["yes"] * 40), bench.run("new", ["yes"] * 39 + ["yes and more"])
+    verdict = judge(new, old, bench.gate)
+    (few,) = (one for one in verdict.comparisons if one.slice == "few" and one.metric not in ("good", "exact"))
+    assert (few.baseline.value, few.candidate.value, few.difference) == (1.0, 2.0, None)
+    json.dumps(verdict.dump(), allow_nan=False)
