@@ -1,11 +1,10 @@
 """A recipe with a PPO stage whose data are prompts alone, from start model to verdict."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from command import posttrain
 
 CARD = "source: made here\nlicence: Apache-2.0\nconsent: made data\nprovenance: by hand\n"
 RECIPE = """
@@ -32,10 +31,6 @@ stages:
 """
 PROMPTS = [{"prompt": f"Is {n} a number?"} for n in range(200, 208)]
 BROKEN = {"prompt": "Is 1 a number?", "chosen": "Yes.", "rejected": ""}
-
-
-def posttrain(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "posttrain", *arguments], cwd=cwd, capture_output=True, text=True, timeout=300)
 
 
 def write_rows(file: Path, rows: list[dict]) -> None:

@@ -3,11 +3,10 @@
 import gzip
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from command import posttrain
 
 ROOT = Path(__file__).parents[2]
 RECIPE = """
@@ -42,10 +41,6 @@ stages:
     target: preferred_margin
 """
 NUM_ROWS = {"policy": 24, "reward": 24, "held-out": 24, "calibration": 16, "test-harmless": 12, "test-qa": 12}
-
-
-def posttrain(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "posttrain", *arguments], cwd=cwd, capture_output=True, text=True, timeout=400)
 
 
 @pytest.fixture(scope="session")

@@ -5,17 +5,13 @@ import json
 import random
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from command import posttrain
 
 ROOT = Path(__file__).parents[2]
 QUICK = ("--set", "stages.0.sft.training.epochs=1", "--set", "stages.0.sft.training.checkpoint_every_steps=5")
-
-
-def posttrain(*arguments: str, cwd: Path, timeout: float = 300) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "posttrain", *arguments], cwd=cwd, capture_output=True, text=True, timeout=timeout)
 
 
 @pytest.fixture(scope="session")

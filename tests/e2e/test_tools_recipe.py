@@ -3,11 +3,10 @@
 import gzip
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from command import posttrain
 
 ROOT = Path(__file__).parents[2]
 RECIPE = """
@@ -25,10 +24,6 @@ stages:
       data: recipes/data/tools.jsonl
       training: {learning_rate: 1e-3, epochs: 1, sequences_per_step: 8}
 """
-
-
-def posttrain(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "posttrain", *arguments], cwd=cwd, capture_output=True, text=True, timeout=400)
 
 
 @pytest.fixture(scope="session")

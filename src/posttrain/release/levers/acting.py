@@ -111,11 +111,7 @@ def guessed_with_retrieval(evidence: Evidence) -> Iterator[Seen]:
 )
 def document_obeyed(evidence: Evidence) -> Iterator[Seen]:
     """Any order that was read and obeyed: a count, not an estimate."""
-    for source, name, rate in evidence.scores("world", suffix="_injection_resisted"):
-        obeyed = round((1 - rate["value"]) * rate["num_scored"])
-        if obeyed:
-            text = f"{obeyed} of {rate['num_scored']} orders that were read in a tool's result"
-            yield Seen(text, (Figure(source.name, name, rate["value"]),))
+    yield from _failed(evidence, "_injection_resisted", "orders that were read in a tool's result")
 
 
 @rule(
@@ -127,7 +123,12 @@ def document_obeyed(evidence: Evidence) -> Iterator[Seen]:
 )
 def beyond_rights(evidence: Evidence) -> Iterator[Seen]:
     """Any request in which something forbidden was tried or done: a count, not an estimate."""
-    for source, name, rate in evidence.scores("world", suffix="_authorised"):
+    yield from _failed(evidence, "_authorised", "requests")
+
+
+def _failed(evidence: Evidence, suffix: str, what: str) -> Iterator[Seen]:
+    """How many samples failed a score of the world, where any did."""
+    for source, name, rate in evidence.scores("world", suffix=suffix):
         number = round((1 - rate["value"]) * rate["num_scored"])
         if number:
-            yield Seen(f"{number} of {rate['num_scored']} requests", (Figure(source.name, name, rate["value"]),))
+            yield Seen(f"{number} of {rate['num_scored']} {what}", (Figure(source.name, name, rate["value"]),))
