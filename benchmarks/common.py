@@ -62,6 +62,7 @@ def training_options(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--memory", choices=["ours", "trl"], help="run one side only and print the peak RSS")
     parser.add_argument("--gradients", action="store_true", help="compare the gradients of one batch and stop")
+    parser.add_argument("--peer-keeps-memory", action="store_true", help="give the peer our allocator setting instead of the usual one")
     return parser
 
 
@@ -142,13 +143,22 @@ def peak_memory_gb() -> float:
     return float("nan")
 
 
-def interleave(sides: Mapping[str, Callable[[int], Any]], steps: int, *, warmup: int = 1) -> dict[str, list[float]]:
-    """Seconds of every step of every side, taking turns in one process."""
+def interleave(
+    sides: Mapping[str, Callable[[int], Any]], steps: int, *, warmup: int = 1, peer_keeps_memory: bool = False
+) -> dict[str, list[float]]:
+    """Seconds of every step of every side, taking turns in one process.
+
+    Training here makes malloc keep freed memory for the next step; a peer (a side named ``trl...``) runs with the usual thresholds, as it
+    does in a process of its own, unless ``peer_keeps_memory``.
+    """
+    from posttrain.models.memory import keep_freed_memory
+
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     names = list(sides)
     for step in range(-warmup, steps):
         for name in names if step % 2 == 0 else names[::-1]:
             gc.collect()
+            keep_freed_memory(peer_keeps_memory or not name.startswith("trl"))
             begin = time.perf_counter()
             sides[name](max(step, 0))
             took = time.perf_counter() - begin

@@ -235,7 +235,7 @@ def dialogues(options: argparse.Namespace, pairs: list[Any]) -> None:
         "unshared": lambda step: ours.step(batches[step], share=False),
         "shared": lambda step: ours.step(batches[step], share=True),
     }
-    seconds = interleave(sides, options.steps)
+    seconds = interleave(sides, options.steps, peer_keeps_memory=options.peer_keeps_memory)
     packed = sum(len(item.sequences[0]) + item.sequences[1].num_supervised for item in items)
     logical = sum(item.num_tokens for item in items)
     report(
@@ -275,7 +275,7 @@ def speed(options: argparse.Namespace, kind: tuple[Any, Any], pairs: list[Any]) 
         "ours": lambda step: ours.step(batches[step][1]),
         "ours_first_epoch": lambda step: ours.step(with_reference(ours, batches[step][0])),
     }
-    seconds = interleave(sides, options.steps)
+    seconds = interleave(sides, options.steps, peer_keeps_memory=options.peer_keeps_memory)
     against = {peer: summary(seconds, peer) for peer in ("trl", "trl_precomputed")}
     report("dpo_speed", **vars(options), steps_s=seconds, against=against)
 

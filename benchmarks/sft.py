@@ -197,7 +197,7 @@ def main() -> None:
     ours = Ours(options)
     sides["ours"] = lambda step: ours.step(batches[step])
     tokens["ours"] = tokens["trl"]
-    seconds = interleave(sides, options.steps)
+    seconds = interleave(sides, options.steps, peer_keeps_memory=options.peer_keeps_memory)
     rates = {name: max(t / s for t, s in zip(tokens[name], values, strict=True)) for name, values in seconds.items()}
     report(
         "sft_speed",

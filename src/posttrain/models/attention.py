@@ -5,8 +5,9 @@ at path
 position i sees key j exactly when ``j <= i`` (and ``i - j < sliding_window`` where the layer has one). Grouped-query attention is folded
 into
 matrix rows, so one batched product a block of query rows does all heads. The T x T matrix never exists: the largest score block is
-``heads x BLOCK x path``. The backward pass recomputes the probabilities from the saved log-sum-exp (Dao et al. 2022, FlashAttention,
-section 3.1).
+``heads x BLOCK x path``. The backward pass computes each block's probabilities again instead of keeping them (Dao et al. 2022,
+FlashAttention, section 3.1). Scores are kept in the compute dtype, every softmax and its gradient is one fused operation that works in
+float32 inside, and gradients of keys and values are summed in float32.
 """
 
 import math
@@ -61,8 +62,8 @@ def forest_attention(
         raise ModelError("bidirectional attention is not supported by forest attention", hint="choose a causal language model")
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     dtype = value.dtype
-    out, _ = forest_forward(query.to(dtype), key.to(dtype), value, forest_nodes, scale, sliding_window or 0, softcap or 0.0)
-    return out, None
+    query, key = query.to(dtype), key.to(dtype)
+    return forest_forward(query, key, value, forest_nodes, scale, sliding_window or 0, softcap or 0.0), None
 
 
 def _blocks(nodes: list[list[int]]) -> Iterator[tuple[list[tuple[int, int]], int, list[tuple[int, int]]]]:
@@ -82,81 +83,75 @@ def _along(tensor: Tensor, chain: list[tuple[int, int]]) -> Tensor:
     return torch.cat([tensor[:, first:last] for first, last in chain], 1)
 
 
-def _mask_scores(scores: Tensor, past: int, window: int) -> None:
-    """Set ``scores`` [kv_heads, group, query, key] to -inf where a key is in the future or out of the window; query 0 is at path
-    position ``past``.
-    """
-    queries, keys = scores.shape[-2:]
-    if queries > 1:
-        future = torch.full((queries, queries), -math.inf, dtype=scores.dtype, device=scores.device).triu_(1)
-        scores[..., past:].add_(future)
-    if window and keys > window:
-        near = torch.ones(queries, keys, dtype=torch.bool, device=scores.device).triu_(past - window + 1)
-        scores.masked_fill_(~near, -math.inf)
+class _Probabilities:
+    """softmax of scaled, capped and masked scores, a block of query rows at a time."""
 
+    def __init__(self, like: Tensor, scale: float, window: int, softcap: float) -> None:
+        self._scale, self._window, self._softcap = scale, window, softcap
+        self._future = torch.full((BLOCK, BLOCK), -math.inf, dtype=like.dtype, device=like.device).triu_(1)
 
-def _scores(query: Tensor, keys: Tensor, scale: float, softcap: float) -> Tensor:
-    """Scaled, capped scores [kv_heads, group * rows, keys] in float32 (float64 for float64 input)."""
-    scores = torch.bmm(query, keys.transpose(1, 2))
-    scores = scores.float() if scores.dtype in (torch.bfloat16, torch.float16) else scores
-    scores.mul_(scale)
-    return scores.div_(softcap).tanh_().mul_(softcap) if softcap else scores
+    def __call__(self, query: Tensor, keys: Tensor, rows: int, before: int) -> tuple[Tensor, Tensor | None]:
+        """``p`` [kv_heads, group * rows, keys] of scaled queries whose first row is at path position ``before``, and d capped / d score."""
+        scores = torch.bmm(query, keys.transpose(1, 2))
+        slope = None
+        if self._softcap:
+            scores = scores.to(_wide(scores.dtype)).div_(self._softcap).tanh_()
+            slope = (1 - scores.square()).to(query.dtype)
+            scores.mul_(self._softcap)
+        used = keys.shape[1]
+        by_row = scores.view(len(scores), -1, rows, used)
+        if rows > 1:
+            by_row[..., before:].add_(self._future[:rows, :rows])
+        if self._window and used > self._window:
+            near = torch.ones(rows, used, dtype=torch.bool, device=scores.device).triu_(before - self._window + 1)
+            by_row.masked_fill_(~near, -math.inf)
+        return torch.softmax(scores, -1).to(query.dtype), slope
 
 
 @torch.library.custom_op("posttrain::forest_forward", mutates_args=())
-def forest_forward(q: Tensor, k: Tensor, v: Tensor, nodes: Tensor, scale: float, window: int, softcap: float) -> tuple[Tensor, Tensor]:
-    """Attention output [1, T, heads, d] and log-sum-exp of the scores [heads, T] (float32, or float64 for float64 input)."""
+def forest_forward(q: Tensor, k: Tensor, v: Tensor, nodes: Tensor, scale: float, window: int, softcap: float) -> Tensor:
+    """Attention output [1, T, heads, d]."""
     _, heads, length, width = q.shape
     kv_heads = k.shape[1]
     out = torch.empty(1, length, heads, width, dtype=q.dtype, device=q.device)
-    lse = _lse_like(q)
+    probabilities, scaled = _Probabilities(q, scale, window, softcap), q * scale
     for chain, past, blocks in _blocks(nodes.tolist()):
         keys, values = _along(k[0], chain), _along(v[0], chain)
         for first, last in blocks:
-            before = past + first - chain[-1][0]
-            used = before + last - first
-            query = q[0, :, first:last].reshape(kv_heads, -1, width)
-            scores = _scores(query, keys[:, :used], scale, softcap)
-            _mask_scores(scores.view(kv_heads, -1, last - first, used), before, window)
-            largest = scores.amax(-1, keepdim=True)
-            total = scores.sub_(largest).exp_().sum(-1, keepdim=True)
-            mixed = torch.bmm(scores.to(v.dtype), values[:, :used]).div_(total)
-            out[0, first:last] = mixed.view(heads, last - first, width).transpose(0, 1)
-            lse[:, first:last] = (largest + total.log_()).view(heads, last - first)
-    return out, lse
+            rows, before = last - first, past + first - chain[-1][0]
+            query = scaled[0, :, first:last].reshape(kv_heads, -1, width)
+            weights, _ = probabilities(query, keys[:, : before + rows], rows, before)
+            mixed = torch.bmm(weights, values[:, : before + rows])
+            out[0, first:last] = mixed.view(heads, rows, width).transpose(0, 1)
+    return out
 
 
 @torch.library.custom_op("posttrain::forest_backward", mutates_args=())
 def forest_backward(
-    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, nodes: Tensor, scale: float, window: int, softcap: float
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, nodes: Tensor, scale: float, window: int, softcap: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of q, k, v, laid out [1, T, heads, d] in memory and returned as [1, heads, T, d] views."""
     _, heads, _, width = q.shape
     kv_heads = k.shape[1]
     grad_q = _like_rows(q, q.dtype)
-    grad_k, grad_v = _like_rows(k, lse.dtype).zero_(), _like_rows(v, lse.dtype).zero_()
-    delta = (grad * out).sum(-1, dtype=lse.dtype)[0].t()  # [heads, T]: sum_j P_ij dP_ij
+    grad_k, grad_v = _like_rows(k, _wide(k.dtype)).zero_(), _like_rows(v, _wide(v.dtype)).zero_()
+    probabilities, scaled = _Probabilities(q, scale, window, softcap), q * scale
     for chain, past, blocks in _blocks(nodes.tolist()):
         keys, values = _along(k[0], chain), _along(v[0], chain)
         for first, last in blocks:
-            rows = last - first
-            before = past + first - chain[-1][0]
+            rows, before = last - first, past + first - chain[-1][0]
             used = before + rows
-            query = q[0, :, first:last].reshape(kv_heads, -1, width)
+            query = scaled[0, :, first:last].reshape(kv_heads, -1, width)
             grad_out = grad[0, first:last].transpose(0, 1).reshape(kv_heads, -1, width)
-            scores = _scores(query, keys[:, :used], scale, softcap)
-            slope = 1 - (scores / softcap).square() if softcap else None
-            _mask_scores(scores.view(kv_heads, -1, rows, used), before, window)
-            weights = scores.sub_(lse[:, first:last].reshape(kv_heads, -1, 1)).exp_()
-            grad_scores = torch.bmm(grad_out, values[:, :used].transpose(1, 2)).to(lse.dtype)
-            grad_scores.sub_(delta[:, first:last].reshape(kv_heads, -1, 1)).mul_(weights).mul_(scale)
+            weights, slope = probabilities(query, keys[:, :used], rows, before)
+            grad_weights = torch.bmm(grad_out, values[:, :used].transpose(1, 2))
+            grad_scores = torch._softmax_backward_data(grad_weights, weights, -1, weights.dtype)
             if slope is not None:
-                grad_scores.mul_(slope)
-            weights, grad_scores = weights.to(q.dtype), grad_scores.to(q.dtype)
+                grad_scores = grad_scores.mul_(slope)
             grad_q[0, :, first:last] = torch.bmm(grad_scores, keys[:, :used]).view(heads, rows, width)
             _scatter(grad_k[0], torch.bmm(grad_scores.transpose(1, 2), query), chain)
             _scatter(grad_v[0], torch.bmm(weights.transpose(1, 2), grad_out), chain)
-    return grad_q, grad_k.to(k.dtype), grad_v.to(v.dtype)
+    return grad_q.mul_(scale), grad_k.to(k.dtype), grad_v.to(v.dtype)
 
 
 def _scatter(total: Tensor, part: Tensor, chain: list[tuple[int, int]]) -> None:
@@ -173,34 +168,29 @@ def _like_rows(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.empty(1, length, heads, width, dtype=dtype, device=tensor.device).transpose(1, 2)
 
 
-def _lse_like(q: Tensor) -> Tensor:
-    return torch.empty(q.shape[1], q.shape[2], dtype=torch.float64 if q.dtype == torch.float64 else torch.float32, device=q.device)
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 @forest_forward.register_fake
-def _(q: Tensor, k: Tensor, v: Tensor, nodes: Tensor, scale: float, window: int, softcap: float) -> tuple[Tensor, Tensor]:
-    return q.new_empty(1, q.shape[2], q.shape[1], q.shape[3]), _lse_like(q)
+def _(q: Tensor, k: Tensor, v: Tensor, nodes: Tensor, scale: float, window: int, softcap: float) -> Tensor:
+    return q.new_empty(1, q.shape[2], q.shape[1], q.shape[3])
 
 
 @forest_backward.register_fake
 def _(
-    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, nodes: Tensor, scale: float, window: int, softcap: float
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, nodes: Tensor, scale: float, window: int, softcap: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     return _like_rows(q, q.dtype), _like_rows(k, k.dtype), _like_rows(v, v.dtype)
 
 
-def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     q, k, v, nodes, ctx.scale, ctx.window, ctx.softcap = inputs
-    ctx.save_for_backward(q, k, v, *output, nodes)
-    ctx.mark_non_differentiable(output[1])
-    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(q, k, v, nodes)
 
 
-def _backward(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
-    if grad is None:
-        return (None,) * 7
-    q, k, v, out, lse, nodes = ctx.saved_tensors
-    return *forest_backward(grad, q, k, v, out, lse, nodes, ctx.scale, ctx.window, ctx.softcap), None, None, None, None
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    return *forest_backward(grad, *ctx.saved_tensors, ctx.scale, ctx.window, ctx.softcap), None, None, None, None
 
 
 forest_forward.register_autograd(_backward, setup_context=_setup)
