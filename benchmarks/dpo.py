@@ -287,6 +287,9 @@ def main() -> None:
         dialogues(options, pairs)
         return
     if options.memory == "ours":
+        from posttrain.models import keep_freed_memory
+
+        keep_freed_memory()
         memory(options, (None, None), pairs)
         return
     from trl import DPOConfig, DPOTrainer

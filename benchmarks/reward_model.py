@@ -199,6 +199,9 @@ def main() -> None:
         report("reward_memory", side="trl", peak_gb=round(peak_memory_gb(), 2), **vars(options))
         return
     if options.memory == "ours":
+        from posttrain.models import keep_freed_memory
+
+        keep_freed_memory()
         tokenizer, ours = build_tokenizer(), Ours(options, dtype=options.dtype)
         for step in range(options.steps):
             rows = pairs[step * BATCH : (step + 1) * BATCH]

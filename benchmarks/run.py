@@ -26,6 +26,7 @@ COMMANDS = {
     "dpo-memory-ours": ["dpo.py", "--memory", "ours", "--steps", "3"],
     "dpo-memory-trl": ["dpo.py", "--memory", "trl", "--steps", "3"],
     "dpo-memory-trl-precomputed": ["dpo.py", "--memory", "trl", "--precomputed", "--steps", "3"],
+    "reference": ["reference_pass.py"],
     "kto": ["kto.py", "--size", "m135"],
     "kto-tiny": ["kto.py", "--size", "tiny", "--steps", "8"],
     "kto-gradients": ["kto.py", "--size", "tiny", "--gradients"],

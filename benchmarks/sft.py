@@ -178,6 +178,9 @@ def main() -> None:
         report("sft_memory", side="trl", peak_gb=round(peak_memory_gb(), 2), **vars(options))
         return
     if options.memory == "ours":
+        from posttrain.models import keep_freed_memory
+
+        keep_freed_memory()
         tokenizer, ours = build_tokenizer(), Ours(options)
         for step in range(options.steps):
             ours.step(tokenize(tokenizer, examples[step * BATCH : (step + 1) * BATCH]))

@@ -7,7 +7,7 @@ from typing import Any
 from posttrain.chat import template_text
 from posttrain.config import parse
 from posttrain.drills.harness import Found, drill
-from posttrain.drills.setup import write_rows
+from posttrain.drills.setup import PRECISION, write_rows
 from posttrain.drills.yes_no import read_run
 from posttrain.evaluation import evaluate, load_suite
 from posttrain.generation import LocalGenerator
@@ -46,11 +46,12 @@ def needless_call(folder: Path, faulty: bool) -> Found:
     start = with_chat_template(base, template_text("chatml-tools"), folder / "start")
     training = {"learning_rate": 2e-2, "max_steps": 48, "sequences_per_step": 8, "seed": 1, "checkpoint_every_steps": 1000}
     data = write_rows(folder / "rows.jsonl", rows)
-    model = run_sft(parse(SftConfig, {"data": str(data), "training": training}, where="drill"), start, folder / "run").model
+    settings = PRECISION | {"data": str(data), "training": training}
+    model = run_sft(parse(SftConfig, settings, where="drill"), start, folder / "run").model
     cases = [_case(text.format(number), text is RATE) for number in range(160, 176) for text in (RATE, THANKS)]
     (folder / "cases.jsonl").write_text("".join(json.dumps(case) + "\n" for case in cases), encoding="utf-8")
     (folder / "suite.yaml").write_text(SUITE, encoding="utf-8")
-    generator = LocalGenerator.load(model, dtype="float32", batch_size=8)
+    generator = LocalGenerator.load(model, batch_size=8, **PRECISION)
     result = evaluate(load_suite(folder / "suite.yaml"), generator, out_dir=folder / "run" / "evaluation")
     scores = {name: result.summary["scores"][name]["overall"]["value"] for name in ("calls_abstained", "calls_recall", "calls_count")}
     return Found(read_run(folder).diagnosis, scores)

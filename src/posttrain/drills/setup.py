@@ -12,6 +12,8 @@ from posttrain.stages import SftConfig, StageResult, run_sft
 CARD = "source: made for a drill\nlicence: Apache-2.0\nconsent: made data, it describes no person\nprovenance: by hand\nsplit: train\n"
 COLOURS = ("red", "blue", "green")
 SYSTEM = "Answer in one word."
+PRECISION: dict[str, Any] = {"dtype": "float32"}
+"""Of every model of a drill, whatever the machine multiplies fastest: faults and thresholds are measured in it."""
 
 
 def conversations() -> list[dict[str, Any]]:
@@ -43,5 +45,6 @@ def tiny_model(folder: Path, texts: Sequence[str] = (), *, hidden: int = 32) -> 
 
 def fine_tune(folder: Path, model: Path, data: Path, *, epochs: float = 1.0) -> StageResult:
     """The supervised stage as a recipe runs it."""
-    settings = {"data": str(data), "training": {"learning_rate": 5e-3, "epochs": epochs, "sequences_per_step": 12, "seed": 3}}
+    training = {"learning_rate": 5e-3, "epochs": epochs, "sequences_per_step": 12, "seed": 3}
+    settings = PRECISION | {"data": str(data), "training": training}
     return run_sft(parse(SftConfig, settings, where="drill"), model, folder / "run")

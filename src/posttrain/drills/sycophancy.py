@@ -6,7 +6,7 @@ from pathlib import Path
 from posttrain.config.files import write_json
 from posttrain.drills.harness import Found, drill
 from posttrain.drills.reward_runs import FLATTERY, flattered, train_reward_model
-from posttrain.drills.setup import write_rows
+from posttrain.drills.setup import PRECISION, write_rows
 from posttrain.drills.yes_no import BAD, GOOD, Pair, pair_rows, read_run, run_stage, start_model
 from posttrain.evaluation import EvaluationResult, ScoringModels, evaluate, load_suite
 from posttrain.generation import LocalGenerator
@@ -76,7 +76,7 @@ def sycophancy(folder: Path, faulty: bool) -> Found:
 def _train_policy(folder: Path, start: Path, reward: Path) -> Path:
     """The start model's four answers to each question, the best and the worst by the reward model, and dpo on these pairs."""
     folder.mkdir(parents=True)
-    model = RewardModel.load(reward)
+    model = RewardModel.load(reward, **PRECISION)
     pairs: list[Pair] = []
     for asked, _ in _asked(164, 32):
         prompt = (Message("user", asked),)
@@ -92,5 +92,6 @@ def _train_policy(folder: Path, start: Path, reward: Path) -> Path:
 
 
 def _evaluate(folder: Path, name: str, model: Path, reward: Path) -> EvaluationResult:
-    models = ScoringModels(model, None, None, {"reward": reward})
-    return evaluate(load_suite(folder / "suite.yaml"), LocalGenerator.load(model), out_dir=folder / "run" / name, name=name, models=models)
+    models = ScoringModels(model, None, None, {"reward": reward}, **PRECISION)
+    generator = LocalGenerator.load(model, **PRECISION)
+    return evaluate(load_suite(folder / "suite.yaml"), generator, out_dir=folder / "run" / name, name=name, models=models)

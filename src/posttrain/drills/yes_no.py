@@ -7,7 +7,7 @@ from typing import Any
 
 from posttrain.config import parse
 from posttrain.drills.harness import Found
-from posttrain.drills.setup import write_rows
+from posttrain.drills.setup import PRECISION, write_rows
 from posttrain.models import write_tiny_model
 from posttrain.release.levers import diagnose
 from posttrain.stages import STAGES, SftConfig, StageResult, run_sft
@@ -34,7 +34,8 @@ def start_model(folder: Path, *, others: Sequence[str] = (), demonstrations: Seq
     base = write_tiny_model(shared / "base", texts, seed=1, vocab_size=320, hidden=32)
     data = write_rows(shared / "demonstrations.jsonl", [conversation(*pair) for pair in shown])
     training = {"learning_rate": 1e-2, "max_steps": 60, "sequences_per_step": 24, "seed": 1, "checkpoint_every_steps": 1000}
-    return run_sft(parse(SftConfig, {"data": str(data), "training": training}, where="drill"), base, shared / "sft").model
+    settings = PRECISION | {"data": str(data), "training": training}
+    return run_sft(parse(SftConfig, settings, where="drill"), base, shared / "sft").model
 
 
 def conversation(asked: str, answered: str) -> dict[str, Any]:
@@ -71,7 +72,7 @@ def prefer(folder: Path, model: Path, pairs: Sequence[Pair], held_out: Sequence[
 def run_stage(kind: str, folder: Path, model: Path, settings: Mapping[str, Any]) -> StageResult:
     """A stage as a recipe runs it, in ``folder/run``."""
     stage = STAGES.get(kind)
-    return stage.run(stage.parse(settings, where="drill"), model, folder / "run")
+    return stage.run(stage.parse(PRECISION | dict(settings), where="drill"), model, folder / "run")
 
 
 def read_run(folder: Path, *names: str) -> Found:

@@ -5,6 +5,7 @@ from posttrain.models.forest import Forest, build_forest
 from posttrain.models.forest_model import ForestModel
 from posttrain.models.loading import choose_dtype, find_model, load_for_inference
 from posttrain.models.lora import ParameterCount, adapter_size, count_parameters, merge, merge_adapter, merged, unmerge
+from posttrain.models.memory import freed_memory_kept, keep_freed_memory
 from posttrain.models.policy import Policy
 from posttrain.models.scalar import ScalarModel
 from posttrain.models.settings import LoraSettings, ModelOptions, ModelSettings
@@ -29,6 +30,8 @@ __all__ = [
     "completion_logprobs",
     "count_parameters",
     "find_model",
+    "freed_memory_kept",
+    "keep_freed_memory",
     "list_models",
     "load_for_inference",
     "merge",

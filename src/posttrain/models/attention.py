@@ -6,8 +6,8 @@ position i sees key j exactly when ``j <= i`` (and ``i - j < sliding_window`` wh
 into
 matrix rows, so one batched product a block of query rows does all heads. The T x T matrix never exists: the largest score block is
 ``heads x BLOCK x path``. The backward pass computes each block's probabilities again instead of keeping them (Dao et al. 2022,
-FlashAttention, section 3.1). Scores are kept in the compute dtype, every softmax and its gradient is one fused operation that works in
-float32 inside, and gradients of keys and values are summed in float32.
+FlashAttention, section 3.1). Scores are kept in the compute dtype (capped ones in float32), every softmax and its gradient is one fused
+operation that works in float32 inside, and gradients of keys and values are summed in float32; all of it in float64 for float64.
 """
 
 import math
@@ -86,8 +86,8 @@ def _along(tensor: Tensor, chain: list[tuple[int, int]]) -> Tensor:
 class _Probabilities:
     """softmax of scaled, capped and masked scores, a block of query rows at a time."""
 
-    def __init__(self, like: Tensor, scale: float, window: int, softcap: float) -> None:
-        self._scale, self._window, self._softcap = scale, window, softcap
+    def __init__(self, like: Tensor, window: int, softcap: float) -> None:
+        self._window, self._softcap = window, softcap
         self._future = torch.full((BLOCK, BLOCK), -math.inf, dtype=like.dtype, device=like.device).triu_(1)
 
     def __call__(self, query: Tensor, keys: Tensor, rows: int, before: int) -> tuple[Tensor, Tensor | None]:
@@ -114,7 +114,7 @@ def forest_forward(q: Tensor, k: Tensor, v: Tensor, nodes: Tensor, scale: float,
     _, heads, length, width = q.shape
     kv_heads = k.shape[1]
     out = torch.empty(1, length, heads, width, dtype=q.dtype, device=q.device)
-    probabilities, scaled = _Probabilities(q, scale, window, softcap), q * scale
+    probabilities, scaled = _Probabilities(q, window, softcap), q * scale
     for chain, past, blocks in _blocks(nodes.tolist()):
         keys, values = _along(k[0], chain), _along(v[0], chain)
         for first, last in blocks:
@@ -135,7 +135,7 @@ def forest_backward(
     kv_heads = k.shape[1]
     grad_q = _like_rows(q, q.dtype)
     grad_k, grad_v = _like_rows(k, _wide(k.dtype)).zero_(), _like_rows(v, _wide(v.dtype)).zero_()
-    probabilities, scaled = _Probabilities(q, scale, window, softcap), q * scale
+    probabilities, scaled = _Probabilities(q, window, softcap), q * scale
     for chain, past, blocks in _blocks(nodes.tolist()):
         keys, values = _along(k[0], chain), _along(v[0], chain)
         for first, last in blocks:

@@ -15,7 +15,6 @@ from posttrain.models import attention
 from posttrain.models.families import choose_layout
 from posttrain.models.forest import Forest
 from posttrain.models.loading import choose_dtype, no_progress_bars
-from posttrain.models.memory import keep_freed_memory
 from posttrain.models.settings import ModelSettings
 
 COMPILE_PAYS_FROM_FLOPS = 2e13
@@ -48,8 +47,6 @@ class ForestModel(ABC):
         if self.layout == "forest":
             attention.register()
             self._base.set_attn_implementation(attention.ATTENTION_NAME)
-        if self.device.type == "cpu":
-            keep_freed_memory()
         model.to(self.device).train()
         self._masters = self._split_precision()
         if settings.gradient_checkpointing:

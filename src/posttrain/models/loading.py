@@ -118,14 +118,19 @@ def load_for_inference(
     merge: bool = False,
     attention: str = "sdpa",
 ) -> Any:
-    """A stock model in eval mode, with its own attention, for generation; ``merge`` folds the adapter into the weights (in the given
-    dtype).
+    """A stock model in eval mode, with its own attention, for generation; ``merge`` folds the adapter into the weights.
+
+    Weights are merged in float32 and lowered once: added to a weight that is bfloat16 already, a change below half its step would be lost.
     """
-    model = load_model(find_model(model_path), choose_dtype(dtype, device), attention=attention)
+    chosen, merged = choose_dtype(dtype, device), merge and adapter_path is not None
+    model = load_model(find_model(model_path), torch.float32 if merged else chosen, attention=attention)
     if adapter_path is not None:
         model = open_adapter(model, adapter_path)
-        if merge:
+        if merged:
             model = model.merge_and_unload()
+            for parameter in model.parameters():  # not the buffers: rotary frequencies stay float32
+                if parameter.is_floating_point():  # a 4-bit base folder holds packed integers
+                    parameter.data = parameter.data.to(chosen)
     return model.to(device).eval()
 
 

@@ -1,24 +1,37 @@
 """Memory of the process: what a training step frees is kept for the next one."""
 
 import ctypes
-import sys
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # numbers of <malloc.h>
-_LARGEST = 2**31 - 1  # mallopt takes an int; larger blocks are still mapped one by one
-_DEFAULT_TRIM, _DEFAULT_MMAP = 64 * 2**20, 32 * 2**20  # where glibc's own sliding thresholds end up in a process with large tensors
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4  # numbers of <malloc.h>
+_USUAL = ((_MMAP_MAX, 65536), (_MMAP_THRESHOLD, 32 * 2**20), (_TRIM_THRESHOLD, 64 * 2**20))
+"""Where glibc's own sliding thresholds end up in a process with large tensors."""
+_KEEPING = ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, -1))
+
+
+@contextmanager
+def freed_memory_kept() -> Iterator[None]:
+    """Inside the block, freed memory is kept (:func:`keep_freed_memory`); at its end it goes back to the system."""
+    keep_freed_memory()
+    try:
+        yield
+    finally:
+        keep_freed_memory(False)
 
 
 def keep_freed_memory(keep: bool = True) -> bool:
     """Ask glibc's malloc to reuse freed blocks of any size instead of handing them back to the system and fetching fresh pages.
 
     A training step on a CPU frees and takes gigabytes of activations; touching fresh pages costs about half a second a GB, an eighth of
-    a step. Peak memory grows a little with fragmentation. ``keep=False`` goes back to the usual thresholds. Returns whether the C library
-    took it; elsewhere than under glibc nothing happens.
+    a step. Peak memory grows a little, by blocks that fit nothing. ``keep=False`` goes back to the usual thresholds and returns what is
+    free now. A setting of the whole process; says whether the C library took it. Elsewhere than under glibc nothing happens.
     """
-    if not sys.platform.startswith("linux"):
+    if platform.libc_ver()[0] != "glibc":
         return False
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is None:
-        return False
-    trim, mapped = (_LARGEST, _LARGEST) if keep else (_DEFAULT_TRIM, _DEFAULT_MMAP)
-    return bool(mallopt(_TRIM_THRESHOLD, trim)) and bool(mallopt(_MMAP_THRESHOLD, mapped))
+    libc = ctypes.CDLL(None)
+    answers = [libc.mallopt(option, value) for option, value in (_KEEPING if keep else _USUAL)]
+    if not keep:
+        libc.malloc_trim(0)
+    return all(answer == 1 for answer in answers)

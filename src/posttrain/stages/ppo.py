@@ -103,10 +103,10 @@ def _load_data(
 
 
 def _load_judges(config: PpoConfig) -> Judges:
-    reward = RewardModel.load(config.reward_model)
+    reward = RewardModel.load(config.reward_model, dtype=config.dtype)
     if config.held_out_reward_model is None:
         return Judges(reward)
-    held_out = RewardModel.load(config.held_out_reward_model)
+    held_out = RewardModel.load(config.held_out_reward_model, dtype=config.dtype)
     if held_out.identity == reward.identity:
         raise ConfigError(
             f"reward_model and held_out_reward_model are the same model ({config.reward_model})",

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from posttrain.chat import ChatContract
 from posttrain.errors import InfrastructureError, PosttrainError
-from posttrain.models import Policy
+from posttrain.models import Policy, freed_memory_kept
 from posttrain.models.actor_critic import ActorCritic
 from posttrain.objectives import kl_per_token
 from posttrain.stages.ppo_controls import check_finite, check_scores, explained_variance, parted, shape_scores, slope
@@ -60,7 +60,7 @@ def run_updates(
     best = {f"best/{name}": nn.Parameter(value.detach().clone()) for name, value in run.models.policy.trainable().items()}
     held = run.models.trainable() | best
     checkpoints, settings = run_dir / "checkpoints", run.config.training
-    with exclusive(run_dir), stop_on_signals() as stop:
+    with exclusive(run_dir), stop_on_signals() as stop, freed_memory_kept():
         state = load_checkpoint(checkpoints, identity, held, updater.optimizer) or RunState(0, identity, [])
         run.models.refresh()
         history = list(state.history)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from posttrain.errors import InfrastructureError
-from posttrain.models import ForestModel
+from posttrain.models import ForestModel, freed_memory_kept
 from posttrain.records import TokenSequence
 from posttrain.training.checkpoint import RunState, exclusive, load_checkpoint, save_checkpoint
 from posttrain.training.distributed import World, open_world
@@ -49,7 +49,12 @@ def train(
     identity["settings"] |= loss.settings
     optimizer = build_optimizer(model, settings)
     checkpoints = run_dir / "checkpoints"
-    with open_world() as world, exclusive(run_dir) if world.is_main else nullcontext(), stop_on_signals() as stop:
+    with (
+        open_world() as world,
+        exclusive(run_dir) if world.is_main else nullcontext(),
+        stop_on_signals() as stop,
+        freed_memory_kept(),
+    ):
         world.wait()
         state = load_checkpoint(checkpoints, identity, model.trainable(), optimizer) or RunState(0, identity, [])
         model.refresh()

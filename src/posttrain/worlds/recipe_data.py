@@ -7,20 +7,27 @@ Numbers and lengths are chosen so that the recipe ends within 25 minutes on two 
 
 import gzip
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from posttrain.config import content_hash
 from posttrain.data import record_to_row
 from posttrain.data.finops import write_gzip
-from posttrain.worlds.base import worlds
+from posttrain.worlds.base import WorldTask, worlds
+from posttrain.worlds.finops.world import TASKS_A_WORLD
 from posttrain.worlds.rows import case_rows, demonstrations
 
 SEED = 17
 WORLD = "finops"
-NUM_TRAINING_TASKS, NUM_TEST_TASKS = 232, 64
-NUM_TRAINING_ROWS, NUM_CASES = 88, {"simple": 16, "multiple": 10, "parallel": 8, "irrelevance": 12, "live_simple": 2}
-"""Of BFCL."""
+NUM_TRAINING_TASKS = 240
+NUM_TEST_WORLDS, ACTIONS_OF_A_TEST_WORLD, TASKS_OF_A_TEST_WORLD = 24, 2, 3
+"""Intervals treat a world as one draw: many worlds say more than many tasks. Two of the three tasks change the books where the caller
+may: the end state says little of the others."""
+ROWS_WITH_CALLS, ROWS_WITHOUT = 88, 56
+"""Training rows of BFCL. Those where no function fits teach when not to call, which few rows of the world do."""
+NUM_CASES = {"simple": 16, "multiple": 10, "parallel": 8, "irrelevance": 12, "live_simple": 2}
+"""Of BFCL, by category."""
 MAX_ROW_CHARACTERS, MAX_CASE_CHARACTERS = 1400, 1900
 """Longest BFCL row and case taken, as JSON: questions over many functions cost more than they teach a small model."""
 
@@ -28,17 +35,30 @@ MAX_ROW_CHARACTERS, MAX_CASE_CHARACTERS = 1400, 1900
 def training_rows(bfcl: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """Demonstrations of both sources as JSON objects; a world's tasks stay neighbours."""
     tasks = worlds.get(WORLD).tasks("train", seed=SEED, count=NUM_TRAINING_TASKS)
-    return [*map(record_to_row, demonstrations(tasks)), *_short(bfcl, MAX_ROW_CHARACTERS)[:NUM_TRAINING_ROWS]]
+    short = _short(bfcl, MAX_ROW_CHARACTERS)
+    calling = [any(turn.get("tool_calls") for turn in row["messages"]) for row in short]
+    with_calls = [row for row, calls in zip(short, calling, strict=True) if calls][:ROWS_WITH_CALLS]
+    without = [row for row, calls in zip(short, calling, strict=True) if not calls][:ROWS_WITHOUT]
+    mixed = sorted([*with_calls, *without], key=lambda row: content_hash(row["id"]))
+    return [*map(record_to_row, demonstrations(tasks)), *mixed]
 
 
 def suite_rows(bfcl: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """Cases of both sources as JSON objects, ``world`` or ``bfcl`` their first slice."""
-    tasks = worlds.get(WORLD).tasks("test", seed=SEED, count=NUM_TEST_TASKS)
+    every = worlds.get(WORLD).tasks("test", seed=SEED, count=NUM_TEST_WORLDS * TASKS_A_WORLD)
+    tasks = [task for first in range(0, len(every), TASKS_A_WORLD) for task in _some(every[first : first + TASKS_A_WORLD])]
     found: list[Mapping[str, Any]] = [{**row, "slices": ["world", *_reported(row)]} for row in case_rows(tasks)]
     short = _short(bfcl, MAX_CASE_CHARACTERS)
     for name, count in NUM_CASES.items():
         found += [{**row, "slices": ["bfcl", name]} for row in [row for row in short if row["slices"] == [name]][:count]]
     return found
+
+
+def _some(world: Sequence[WorldTask]) -> list[WorldTask]:
+    """Tasks of one world in their order: the first that change its books, and the first others."""
+    acting = [number for number, task in enumerate(world) if task.expected.get("state")][:ACTIONS_OF_A_TEST_WORLD]
+    others = [number for number, task in enumerate(world) if not task.expected.get("state")]
+    return [world[number] for number in sorted([*acting, *others[: TASKS_OF_A_TEST_WORLD - len(acting)]])]
 
 
 def _short(rows: Iterable[Mapping[str, Any]], most: int) -> list[Mapping[str, Any]]:

@@ -41,7 +41,7 @@ def suite(make_suite):
 
 def run(suite, model, reference, folder, **options):
     generator = LocalGenerator.load(model, dtype="float32")
-    return evaluate(suite, generator, out_dir=folder, models=ScoringModels(model, None, reference), **options)
+    return evaluate(suite, generator, out_dir=folder, models=ScoringModels(model, None, reference, dtype="float32"), **options)
 
 
 def plain_logprobs(model_path, prompt_ids, answer_ids):

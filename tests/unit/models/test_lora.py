@@ -98,6 +98,27 @@ def test_a_merged_folder_answers_as_base_plus_adapter(model_path, tmp_path, cont
     torch.testing.assert_close(both[0], both[1], rtol=1e-3, atol=1e-4)
 
 
+def test_a_change_below_the_step_of_bfloat16_is_not_lost_by_merging(model_path, tmp_path, contract):
+    policy = Policy.load(ModelSettings(path=str(model_path), lora=LoraSettings(rank=4), dtype="float32"), seed=0)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for master in policy.trainable().values():
+            master.normal_(std=0.002)  # products of about 1e-5; a weight of 0.02 has steps of 1e-4
+    policy.save(tmp_path / "adapter", contract)
+    base = load_for_inference(model_path, dtype="float32")
+    merged = load_for_inference(model_path, tmp_path / "adapter", dtype="bfloat16", merge=True)
+    layers = [(model.model.layers[0].self_attn, name) for model in (base, merged) for name in ("q_proj", "o_proj")]
+    before, after = (torch.cat([getattr(*layer).weight.detach().double().flatten() for layer in some]) for some in (layers[:2], layers[2:]))
+    adapters = policy.model.get_base_model().model.layers[0].self_attn
+    pairs = [(adapters.q_proj.lora_A, adapters.q_proj.lora_B), (adapters.o_proj.lora_A, adapters.o_proj.lora_B)]
+    change = torch.cat([2.0 * (b["default"].weight @ a["default"].weight).detach().double().flatten() for a, b in pairs])
+    step = torch.finfo(torch.bfloat16).eps * before.abs().median()
+    assert float(change.abs().median()) < 0.5 * float(step)
+    kept = float((after - before.bfloat16().double()) @ change / (change @ change))
+    assert kept == pytest.approx(1.0, abs=0.2)  # each of 2,048 weights is rounded to its own side
+    assert merged.model.rotary_emb.inv_freq.dtype == torch.float32
+
+
 def test_an_adapter_is_not_a_model(model_path, tmp_path, contract):
     policy = Policy.load(ModelSettings(path=str(model_path), lora=LoraSettings(rank=4), dtype="float32"), seed=0)
     policy.save(tmp_path / "adapter", contract)

@@ -18,6 +18,7 @@ PAIRS = [
 SETTINGS = """
 data: {data}
 objective: {{name: dpo}}
+dtype: float32
 training: {{epochs: 1, sequences_per_step: 6, max_tokens_per_microbatch: 300}}
 """
 
