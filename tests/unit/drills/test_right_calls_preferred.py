@@ -31,7 +31,7 @@ def test_dpo_on_right_against_wrong_calls_moves_the_margin(tmp_path):
     run_stage("preference", tmp_path, start, settings)
     history = json.loads((tmp_path / "run" / "result.json").read_text())["history"]
     first, last = (history[place]["metrics"] for place in (0, -1))
-    assert first["rewards/margin"] == 0.0, "policy and reference are the same model before the first update"
+    assert abs(first["rewards/margin"]) < 1e-5, "policy and reference are the same model before the first update, computed in other packs"
     assert last["rewards/margin"] > 0.1
     assert last["rewards/accuracy"] == 1.0
     assert last["logps/chosen_change"] > 0 > last["logps/rejected_change"]
