@@ -92,7 +92,7 @@ def test_the_adapter_is_a_plain_peft_folder_that_gives_the_answers_of_the_report
     ]
     answers = LocalGenerator(model.get_base_model(), contract).generate(requests)
     assert [row["after"]["text"] for row in rows] == [answer.text for answer in answers]
-    reward = RewardModel.load(world / "reward")
+    reward = RewardModel.load(world / "reward", dtype="float32")
     assert [row["after"]["reward"] for row in rows] == pytest.approx(_text_scores(reward, prompts, answers), rel=1e-4, abs=1e-4)
 
 
@@ -207,7 +207,7 @@ def _around(update):
 
 
 def test_over_the_kl_budget_the_run_hands_back_the_policy_with_the_best_held_out_reward(world, contrary):
-    settings = config(world, held_out_reward_model=contrary, training={"learning_rate": 5e-3, **KEEP_ALL}, **GREEDY)
+    settings = config(world, held_out_reward_model=contrary, training={"learning_rate": 3e-3, **KEEP_ALL}, **GREEDY)
     result = run_ppo(settings, world / "start", world / "budget")
     stopped = json.loads((world / "budget" / "result.json").read_text())["stopped"]
     assert stopped == f"KL budget: {result.metrics['last_kl']:.2f} nats per answer, 2 allowed"
@@ -220,14 +220,14 @@ def test_over_the_kl_budget_the_run_hands_back_the_policy_with_the_best_held_out
 
 
 def test_over_the_kl_budget_after_the_last_update_only_the_newest_policy_within_it_is_handed_back(world):
-    settings = config(world, training={"learning_rate": 5e-3, "max_steps": 3, **KEEP_ALL}, **GREEDY)
+    settings = config(world, training={"learning_rate": 5e-3, "max_steps": 2, **KEEP_ALL}, **GREEDY)
     result = run_ppo(settings, world / "start", world / "late")
-    assert [entry["stopped"] for entry in result.history] == ["", "", ""]
+    assert [entry["stopped"] for entry in result.history] == ["", ""]
     stopped = json.loads((world / "late" / "result.json").read_text())["stopped"]
     assert stopped == f"KL budget: the last policy measures {result.metrics['last_kl']:.2f} nats per answer, 2 allowed"
     assert result.metrics["kl"] <= 2 < result.metrics["last_kl"]
-    assert result.metrics["updates"] == 3
-    assert_measured_by(world / "late", 3)
+    assert result.metrics["updates"] == 2
+    assert_measured_by(world / "late", 2)
 
 
 @pytest.mark.parametrize(("share_of_budget", "left"), [(0.5, 50), (1e-3, 0)])
