@@ -156,11 +156,12 @@ def interleave(
 
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     names = list(sides)
+    changes = not peer_keeps_memory and any(name.startswith("trl") for name in names)
     for step in range(-warmup, steps):
         for name in names if step % 2 == 0 else names[::-1]:
             gc.collect()
             keep_freed_memory(peer_keeps_memory or not name.startswith("trl"))
-            if step >= 0 and not peer_keeps_memory and any(side.startswith("trl") for side in names):
+            if changes and step >= 0:
                 sides[name](step)
             begin = time.perf_counter()
             sides[name](max(step, 0))

@@ -120,9 +120,10 @@ class OurSide:
     """Our policy, the preference stage's loss and the training loop's step functions."""
 
     def __init__(self, options: argparse.Namespace, loss: Callable[..., Any], *, before_step: Callable[..., None] | None = None) -> None:
-        from posttrain.models import ModelSettings, Policy
+        from posttrain.models import ModelSettings, Policy, keep_freed_memory
         from posttrain.training import TrainingSettings
 
+        keep_freed_memory()
         self.policy = Policy(build_model(options.size), ModelSettings(path="-"), compute_dtype=getattr(torch, options.dtype))
         if not options.eager:
             self.policy.compile()
@@ -235,7 +236,7 @@ def dialogues(options: argparse.Namespace, pairs: list[Any]) -> None:
         "unshared": lambda step: ours.step(batches[step], share=False),
         "shared": lambda step: ours.step(batches[step], share=True),
     }
-    seconds = interleave(sides, options.steps, peer_keeps_memory=options.peer_keeps_memory)
+    seconds = interleave(sides, options.steps)
     packed = sum(len(item.sequences[0]) + item.sequences[1].num_supervised for item in items)
     logical = sum(item.num_tokens for item in items)
     report(
@@ -287,9 +288,6 @@ def main() -> None:
         dialogues(options, pairs)
         return
     if options.memory == "ours":
-        from posttrain.models import keep_freed_memory
-
-        keep_freed_memory()
         memory(options, (None, None), pairs)
         return
     from trl import DPOConfig, DPOTrainer

@@ -100,9 +100,6 @@ def main() -> None:
     options = arguments(__doc__ or "")
     labels = draw_labels(options.pairs * options.steps)
     if options.memory == "ours":
-        from posttrain.models import keep_freed_memory
-
-        keep_freed_memory()
         memory_of_ours(options, labels)
         return
     from trl import KTOConfig, KTOTrainer

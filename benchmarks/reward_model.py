@@ -97,9 +97,10 @@ class Ours:
     """Our model and step functions, as the training loop calls them."""
 
     def __init__(self, options: argparse.Namespace, *, dtype: str, share: bool = True) -> None:
-        from posttrain.models import ModelSettings, ScalarModel
+        from posttrain.models import ModelSettings, ScalarModel, keep_freed_memory
         from posttrain.training import TrainingSettings
 
+        keep_freed_memory()
         settings = ModelSettings(path="-", gradient_checkpointing=options.checkpointing)
         self.model = ScalarModel(build_classifier(options.size), settings, compute_dtype=getattr(torch, dtype))
         if not options.eager:
@@ -199,9 +200,6 @@ def main() -> None:
         report("reward_memory", side="trl", peak_gb=round(peak_memory_gb(), 2), **vars(options))
         return
     if options.memory == "ours":
-        from posttrain.models import keep_freed_memory
-
-        keep_freed_memory()
         tokenizer, ours = build_tokenizer(), Ours(options, dtype=options.dtype)
         for step in range(options.steps):
             rows = pairs[step * BATCH : (step + 1) * BATCH]

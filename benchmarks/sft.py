@@ -95,10 +95,11 @@ class Ours:
     """Our policy and step functions, as the training loop calls them."""
 
     def __init__(self, options: argparse.Namespace) -> None:
-        from posttrain.models import LoraSettings, ModelSettings, Policy
+        from posttrain.models import LoraSettings, ModelSettings, Policy, keep_freed_memory
         from posttrain.models.lora import add_adapter
         from posttrain.training import TrainingSettings
 
+        keep_freed_memory()
         model = build_model(options.size)
         settings = ModelSettings(
             path="-", lora=LoraSettings(rank=16) if options.lora else None, gradient_checkpointing=options.checkpointing
@@ -178,9 +179,6 @@ def main() -> None:
         report("sft_memory", side="trl", peak_gb=round(peak_memory_gb(), 2), **vars(options))
         return
     if options.memory == "ours":
-        from posttrain.models import keep_freed_memory
-
-        keep_freed_memory()
         tokenizer, ours = build_tokenizer(), Ours(options)
         for step in range(options.steps):
             ours.step(tokenize(tokenizer, examples[step * BATCH : (step + 1) * BATCH]))

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from posttrain.drills.harness import Found, drill
-from posttrain.drills.setup import conversations, fine_tune, tiny_model, write_rows
+from posttrain.drills.setup import PRECISION, conversations, fine_tune, tiny_model, write_rows
 from posttrain.generation import LocalGenerator
 
 
@@ -21,5 +21,5 @@ def template_drift(folder: Path, faulty: bool) -> Found:
         template.write_text(
             template.read_text(encoding="utf-8").replace("message['role']", "'[' + message['role'] + ']'"), encoding="utf-8"
         )
-    LocalGenerator.load(model)
+    LocalGenerator.load(model, **PRECISION)
     return Found("")

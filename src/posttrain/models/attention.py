@@ -19,6 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from posttrain.errors import ModelError
+from posttrain.models.head import wide
 
 ATTENTION_NAME = "posttrain_forest"
 BLOCK = 256
@@ -84,19 +85,21 @@ def _along(tensor: Tensor, chain: list[tuple[int, int]]) -> Tensor:
 
 
 class _Probabilities:
-    """softmax of scaled, capped and masked scores, a block of query rows at a time."""
+    """softmax of capped and masked scores, a block of query rows at a time; the scale is in the queries already."""
 
     def __init__(self, like: Tensor, window: int, softcap: float) -> None:
         self._window, self._softcap = window, softcap
         self._future = torch.full((BLOCK, BLOCK), -math.inf, dtype=like.dtype, device=like.device).triu_(1)
 
-    def __call__(self, query: Tensor, keys: Tensor, rows: int, before: int) -> tuple[Tensor, Tensor | None]:
-        """``p`` [kv_heads, group * rows, keys] of scaled queries whose first row is at path position ``before``, and d capped / d score."""
+    def __call__(self, query: Tensor, keys: Tensor, rows: int, before: int, *, with_slope: bool = False) -> tuple[Tensor, Tensor | None]:
+        """``p`` [kv_heads, group * rows, keys] of scaled queries whose first row is at path position ``before``; and when asked for, where
+        there is a cap, d capped / d score.
+        """
         scores = torch.bmm(query, keys.transpose(1, 2))
         slope = None
         if self._softcap:
-            scores = scores.to(_wide(scores.dtype)).div_(self._softcap).tanh_()
-            slope = (1 - scores.square()).to(query.dtype)
+            scores = scores.to(wide(scores.dtype)).div_(self._softcap).tanh_()
+            slope = (1 - scores.square()).to(query.dtype) if with_slope else None
             scores.mul_(self._softcap)
         used = keys.shape[1]
         by_row = scores.view(len(scores), -1, rows, used)
@@ -134,7 +137,7 @@ def forest_backward(
     _, heads, _, width = q.shape
     kv_heads = k.shape[1]
     grad_q = _like_rows(q, q.dtype)
-    grad_k, grad_v = _like_rows(k, _wide(k.dtype)).zero_(), _like_rows(v, _wide(v.dtype)).zero_()
+    grad_k, grad_v = _like_rows(k, wide(k.dtype)).zero_(), _like_rows(v, wide(v.dtype)).zero_()
     probabilities, scaled = _Probabilities(q, window, softcap), q * scale
     for chain, past, blocks in _blocks(nodes.tolist()):
         keys, values = _along(k[0], chain), _along(v[0], chain)
@@ -143,7 +146,7 @@ def forest_backward(
             used = before + rows
             query = scaled[0, :, first:last].reshape(kv_heads, -1, width)
             grad_out = grad[0, first:last].transpose(0, 1).reshape(kv_heads, -1, width)
-            weights, slope = probabilities(query, keys[:, :used], rows, before)
+            weights, slope = probabilities(query, keys[:, :used], rows, before, with_slope=True)
             grad_weights = torch.bmm(grad_out, values[:, :used].transpose(1, 2))
             grad_scores = torch._softmax_backward_data(grad_weights, weights, -1, weights.dtype)
             if slope is not None:
@@ -166,10 +169,6 @@ def _scatter(total: Tensor, part: Tensor, chain: list[tuple[int, int]]) -> None:
 def _like_rows(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     _, heads, length, width = tensor.shape
     return torch.empty(1, length, heads, width, dtype=dtype, device=tensor.device).transpose(1, 2)
-
-
-def _wide(dtype: torch.dtype) -> torch.dtype:
-    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 @forest_forward.register_fake

@@ -59,7 +59,8 @@ def token_logprobs_and_entropies(
     return _LogProbsAndEntropies.apply(hidden, weight, target_ids, shape, tile)  # type: ignore[no-any-return,no-untyped-call]
 
 
-def _wide(dtype: torch.dtype) -> torch.dtype:
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """What sums of ``dtype`` are kept in: float32, or float64 for float64."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
@@ -75,7 +76,7 @@ class _Tiles:
     def logits(self, first: int, last: int) -> Tensor:
         """[rows, vocabulary]; valid until the next call."""
         product = torch.mm(self.hidden[first:last], self.weight.t(), out=self._product[: last - first])
-        logits = product.to(_wide(product.dtype))
+        logits = product.to(wide(product.dtype))
         if self.shape.scale != 1.0:
             logits.mul_(self.shape.scale)
         return logits.div_(self.shape.cap).tanh_().mul_(self.shape.cap) if self.shape.cap else logits
@@ -100,7 +101,7 @@ def _add_outer(total: Tensor | None, grad: Tensor, hidden: Tensor) -> Tensor:
     part = grad.t() @ hidden if total is None or grad.dtype != total.dtype else None
     if total is None:
         assert part is not None
-        return part.to(_wide(part.dtype))
+        return part.to(wide(part.dtype))
     return total.addmm_(grad.t(), hidden) if part is None else total.add_(part)
 
 
@@ -111,7 +112,7 @@ class _LogProbs(torch.autograd.Function):
         ctx.early = (uniform or not grad_weight_wanted) and (grad_hidden_wanted or grad_weight_wanted)
         ctx.uniform, ctx.shape, ctx.tile = uniform and grad_weight_wanted, shape, tile
         tiles = _Tiles(hidden, weight, shape, tile)
-        logprobs = hidden.new_empty(len(hidden), dtype=_wide(hidden.dtype))
+        logprobs = hidden.new_empty(len(hidden), dtype=wide(hidden.dtype))
         normalizer = torch.empty_like(logprobs)
         grad_hidden = torch.empty_like(hidden) if ctx.early else None
         grad_weight: Tensor | None = None
@@ -185,7 +186,7 @@ class _LogProbsAndEntropies(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, target_ids: Tensor, shape: HeadShape, tile: int) -> tuple[Tensor, Tensor]:
         tiles = _Tiles(hidden, weight, shape, tile)
-        logprobs = hidden.new_empty(len(hidden), dtype=_wide(hidden.dtype))
+        logprobs = hidden.new_empty(len(hidden), dtype=wide(hidden.dtype))
         entropies, normalizer = torch.empty_like(logprobs), torch.empty_like(logprobs)
         for first, last in tiles.spans:
             logits, targets = tiles.logits(first, last), target_ids[first:last, None]

@@ -21,17 +21,17 @@ def freed_memory_kept() -> Iterator[None]:
         keep_freed_memory(False)
 
 
-def keep_freed_memory(keep: bool = True) -> bool:
+def keep_freed_memory(keep: bool = True) -> None:
     """Ask glibc's malloc to reuse freed blocks of any size instead of handing them back to the system and fetching fresh pages.
 
     A training step on a CPU frees and takes gigabytes of activations; touching fresh pages costs about half a second a GB, an eighth of
     a step. Peak memory grows a little, by blocks that fit nothing. ``keep=False`` goes back to the usual thresholds and returns what is
-    free now. A setting of the whole process; says whether the C library took it. Elsewhere than under glibc nothing happens.
+    free now. A setting of the whole process. Elsewhere than under glibc nothing happens.
     """
     if platform.libc_ver()[0] != "glibc":
-        return False
+        return
     libc = ctypes.CDLL(None)
-    answers = [libc.mallopt(option, value) for option, value in (_KEEPING if keep else _USUAL)]
+    for option, value in _KEEPING if keep else _USUAL:
+        libc.mallopt(option, value)
     if not keep:
         libc.malloc_trim(0)
-    return all(answer == 1 for answer in answers)

@@ -36,9 +36,8 @@ def training_rows(bfcl: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """Demonstrations of both sources as JSON objects; a world's tasks stay neighbours."""
     tasks = worlds.get(WORLD).tasks("train", seed=SEED, count=NUM_TRAINING_TASKS)
     short = _short(bfcl, MAX_ROW_CHARACTERS)
-    calling = [any(turn.get("tool_calls") for turn in row["messages"]) for row in short]
-    with_calls = [row for row, calls in zip(short, calling, strict=True) if calls][:ROWS_WITH_CALLS]
-    without = [row for row, calls in zip(short, calling, strict=True) if not calls][:ROWS_WITHOUT]
+    with_calls = [row for row in short if _calls(row)][:ROWS_WITH_CALLS]
+    without = [row for row in short if not _calls(row)][:ROWS_WITHOUT]
     mixed = sorted([*with_calls, *without], key=lambda row: content_hash(row["id"]))
     return [*map(record_to_row, demonstrations(tasks)), *mixed]
 
@@ -52,6 +51,10 @@ def suite_rows(bfcl: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     for name, count in NUM_CASES.items():
         found += [{**row, "slices": ["bfcl", name]} for row in [row for row in short if row["slices"] == [name]][:count]]
     return found
+
+
+def _calls(row: Mapping[str, Any]) -> bool:
+    return any(turn.get("tool_calls") for turn in row["messages"])
 
 
 def _some(world: Sequence[WorldTask]) -> list[WorldTask]:

@@ -19,7 +19,7 @@ def faults():
 def resident():
     return int(Path("/proc/self/statm").read_text().split()[1])
 SIZE, start = int(sys.argv[1]), resident()
-usual = min(faults() for _ in range(3))
+usual = faults()
 with freed_memory_kept():
     faults()
     inside, held = min(faults() for _ in range(4)), resident() - start  # something small may settle where the block was
