@@ -149,20 +149,16 @@ def interleave(
     """Seconds of every step of every side, taking turns in one process.
 
     Training here makes malloc keep freed memory for the next step; a peer (a side named ``trl...``) runs with the usual thresholds, as it
-    does in a process of its own, unless ``peer_keeps_memory``. Where that changes, every turn begins with an untimed step, so that neither
-    side pays for the change.
+    does in a process of its own, unless ``peer_keeps_memory``. What one side freed stays for the other to take.
     """
     from posttrain.models import keep_freed_memory
 
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     names = list(sides)
-    changes = not peer_keeps_memory and any(name.startswith("trl") for name in names)
     for step in range(-warmup, steps):
         for name in names if step % 2 == 0 else names[::-1]:
             gc.collect()
             keep_freed_memory(peer_keeps_memory or not name.startswith("trl"))
-            if changes and step >= 0:
-                sides[name](step)
             begin = time.perf_counter()
             sides[name](max(step, 0))
             took = time.perf_counter() - begin

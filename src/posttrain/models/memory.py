@@ -13,25 +13,27 @@ _KEEPING = ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, -1))
 
 @contextmanager
 def freed_memory_kept() -> Iterator[None]:
-    """Inside the block, freed memory is kept (:func:`keep_freed_memory`); at its end it goes back to the system."""
+    """Inside the block, freed memory is kept (:func:`keep_freed_memory`); at its end what is free goes back to the system."""
     keep_freed_memory()
     try:
         yield
     finally:
         keep_freed_memory(False)
+        if _has_glibc():
+            ctypes.CDLL(None).malloc_trim(0)
 
 
 def keep_freed_memory(keep: bool = True) -> None:
     """Ask glibc's malloc to reuse freed blocks of any size instead of handing them back to the system and fetching fresh pages.
 
-    A training step on a CPU frees and takes gigabytes of activations; touching fresh pages costs about half a second a GB, an eighth of
-    a step. Peak memory grows a little, by blocks that fit nothing. ``keep=False`` goes back to the usual thresholds and returns what is
-    free now. A setting of the whole process. Elsewhere than under glibc nothing happens.
+    A training step on a CPU frees and takes gigabytes of activations, and fresh pages have to be cleared. Peak memory grows a little, by
+    blocks that fit nothing. ``keep=False`` goes back to the usual thresholds. A setting of the whole process; elsewhere than under glibc
+    nothing happens.
     """
-    if platform.libc_ver()[0] != "glibc":
-        return
-    libc = ctypes.CDLL(None)
-    for option, value in _KEEPING if keep else _USUAL:
-        libc.mallopt(option, value)
-    if not keep:
-        libc.malloc_trim(0)
+    if _has_glibc():
+        for option, value in _KEEPING if keep else _USUAL:
+            ctypes.CDLL(None).mallopt(option, value)
+
+
+def _has_glibc() -> bool:
+    return platform.libc_ver()[0] == "glibc"
