@@ -14,13 +14,14 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
 
-from posttrain.config import file_hash, model_cache
+from posttrain.config import content_hash, file_hash, model_cache
 from posttrain.config.files import atomic_directory, write_json
 from posttrain.errors import InfrastructureError, ModelError
 from posttrain.models.loading import TOKENIZER_FILES, find_model, no_progress_bars
@@ -55,17 +56,27 @@ KNOWN_MODELS = {
 def add_model(source: str | Path, *, name: str | None = None, cache: str | Path | None = None) -> Path:
     """Fetch or convert ``source`` into the cache and return its folder; what is there already is verified and returned.
 
-    ``source``: "smollm2-135m", a ``.gguf`` file, a Hugging Face folder, or a hub id "owner/name". ``name``: how recipes will call it.
-    Raises
-    ModelError for what is no model, for a hash that differs, and when a hub id is asked for where no hub can be reached.
+    ``source``: "smollm2-135m", a ``.gguf`` file, a Hugging Face folder, a hub id "owner/name", or the name of a cached model. ``name``:
+    how recipes will call it; left out, it is the source's last part, with a mark of the content where another model has that name
+    already: every run writes a folder called ``model``. Raises ModelError for what is no model, for a hash that differs, for a ``name``
+    that another model has, and when a hub id is asked for where no hub can be reached.
     """
     text, path = str(source), Path(source).expanduser()
-    name = name or _default_name(text, path)
-    if not re.fullmatch(r"[\w.-]+", name):
-        raise ModelError(f"'{name}' cannot be a model's name", hint="use letters, digits, '.', '-' and '_'")
-    folder = Path(cache) / name if cache is not None else model_cache() / name
+    root, chosen = Path(cache) if cache is not None else model_cache(), name or _default_name(text, path)
+    if not re.fullmatch(r"[\w.-]+", chosen):
+        raise ModelError(f"'{chosen}' cannot be a model's name", hint="use letters, digits, '.', '-' and '_'")
+    folder = root / chosen
+    if (folder / PROVENANCE_FILE).is_file() and not _is_made_from(record := verify_model(folder), text, path):
+        if name:
+            raise ModelError(
+                f"the name '{name}' is taken: {folder} was made from {record['source']} and is not what {text} holds now",
+                hint="give another name, or remove that folder",
+            )
+        chosen = f"{chosen}-{_mark(text, path)}"
+        folder = root / chosen
+        if (folder / PROVENANCE_FILE).is_file():
+            verify_model(folder)
     if (folder / PROVENANCE_FILE).is_file():
-        verify_model(folder)
         return folder
     with tempfile.TemporaryDirectory(prefix="posttrain-") as scratch:
         if text in KNOWN_MODELS:
@@ -86,7 +97,7 @@ def add_model(source: str | Path, *, name: str | None = None, cache: str | Path 
                 "for a hub id 'owner/name' and for a known name",
                 hint="known names: " + ", ".join(KNOWN_MODELS),
             )
-        _install(origin, folder, {"name": name, **provenance})
+        _install(origin, folder, {"name": chosen, **provenance})
     return folder
 
 
@@ -134,6 +145,40 @@ def _default_name(text: str, path: Path) -> str:
         return text
     name = path.stem if path.suffix == ".gguf" else path.name
     return re.sub(r"[^\w.-]+", "-", name.lower()) or "model"
+
+
+def _is_made_from(record: Mapping[str, Any], text: str, path: Path) -> bool:
+    """Whether the cached model with this record is what the source holds now. A name that is no path and no hub id is the model's own."""
+    if text in KNOWN_MODELS:
+        return bool(record.get("hub_id") == KNOWN_MODELS[text].hub_id)
+    if path.is_file():
+        return bool(record.get("source_sha256") == file_hash(path))
+    if (path / "config.json").is_file():
+        return bool(record["files"] == _file_hashes(path))
+    return "/" not in text or record.get("hub_id") == text
+
+
+def _mark(text: str, path: Path) -> str:
+    """Eight hex digits of what a source holds."""
+    if path.is_file():
+        return file_hash(path)[:8]
+    return content_hash(_file_hashes(path) if path.is_dir() else text)[:8]
+
+
+def _model_files(folder: Path) -> list[Path]:
+    """What is copied of a model's folder: weights, settings, tokenizer and licence."""
+    return sorted(
+        file
+        for file in folder.iterdir()
+        if file.is_file()
+        and file.name != PROVENANCE_FILE
+        and (file.suffix in {".safetensors", ".json", ".jinja"} or file.name in TOKENIZER_FILES or file.name.startswith("LICENSE"))
+    )
+
+
+def _file_hashes(folder: Path) -> dict[str, str]:
+    """SHA-256 by name of a model folder's files."""
+    return {file.name: file_hash(file) for file in _model_files(folder)}
 
 
 def _fetch_known(known: KnownModel, scratch: Path) -> tuple[Path, dict[str, str]]:
@@ -186,16 +231,11 @@ def _install(origin: Path, folder: Path, provenance: dict[str, str]) -> None:
             with no_progress_bars():
                 _convert_gguf(origin, target)
         else:
-            for file in origin.iterdir():
-                wanted = (
-                    file.suffix in {".safetensors", ".json", ".jinja"} or file.name in TOKENIZER_FILES or file.name.startswith("LICENSE")
-                )
-                if file.is_file() and wanted and file.name != PROVENANCE_FILE:
-                    shutil.copyfile(file, target / file.name)
+            for file in _model_files(origin):
+                shutil.copyfile(file, target / file.name)
         if not list(target.glob("*.safetensors")):
             raise ModelError(f"{origin}: no safetensors weights", hint="save the model with safe serialisation first")
-        hashes = {file.name: file_hash(file) for file in sorted(target.iterdir()) if file.is_file()}
-        write_json(target / PROVENANCE_FILE, {**provenance, "files": hashes})
+        write_json(target / PROVENANCE_FILE, {**provenance, "files": _file_hashes(target)})
 
 
 def _convert_gguf(file: Path, target: Path) -> None:

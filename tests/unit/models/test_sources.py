@@ -1,4 +1,5 @@
 import json
+import shutil
 import socket
 import time
 import zipfile
@@ -103,6 +104,32 @@ def test_adding_twice_verifies_and_a_changed_file_is_refused(model_path, cache):
         file.write(b"\x01")
     with pytest.raises(ModelError, match=r"model\.safetensors is not what was added"):
         add_model(model_path, name="copy")
+
+
+def test_two_folders_of_one_name_are_two_models(model_path, tmp_path, cache):
+    """Every training stage writes a folder called ``model``: a second run's must not be taken for the first one's."""
+    first, second = tmp_path / "a" / "model", tmp_path / "b" / "model"
+    for place in (first, second):
+        shutil.copytree(model_path, place)
+    with open(second / "model.safetensors", "r+b") as file:
+        file.seek(-1, 2)
+        file.write(b"\x01")
+    found = [add_model(first), add_model(second)]
+    assert found[0] == cache / "model"
+    assert found[1].name.startswith("model-")
+    assert [file_hash(place / "model.safetensors") for place in found] == [file_hash(p / "model.safetensors") for p in (first, second)]
+    assert [add_model(first), add_model(second)] == found, "and each is found again"
+    assert [record["name"] for record in list_models()] == [place.name for place in found]
+    with pytest.raises(ModelError, match="the name 'model' is taken"):
+        add_model(second, name="model")
+
+
+def test_a_folder_trained_further_is_not_taken_from_the_cache(model_path, tmp_path, cache):
+    source = tmp_path / "model"
+    shutil.copytree(model_path, source)
+    add_model(source)
+    shutil.copyfile(source / "generation_config.json", source / "added.json")
+    assert (add_model(source) / "added.json").is_file()
 
 
 def test_a_failed_conversion_leaves_nothing_behind(tmp_path, cache):
