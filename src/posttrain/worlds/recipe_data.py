@@ -21,6 +21,8 @@ from posttrain.worlds.rows import case_rows, demonstrations
 SEED = 17
 WORLD = "finops"
 NUM_TRAINING_TASKS = 240
+FURTHER, NUM_FURTHER = ("refusal", "unauthorised", "transfer", "entry_in_budget"), 84
+"""Tasks of other training worlds: what a caller may not do, which is rarer than what he may, and the same request where he may."""
 NUM_TEST_WORLDS, ACTIONS_OF_A_TEST_WORLD, TASKS_OF_A_TEST_WORLD = 24, 2, 3
 """Intervals treat a world as one draw: many worlds say more than many tasks. Two of the three tasks change the books where the caller
 may: the end state says little of the others."""
@@ -34,12 +36,18 @@ MAX_ROW_CHARACTERS, MAX_CASE_CHARACTERS = 1400, 1900
 
 def training_rows(bfcl: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """Demonstrations of both sources as JSON objects; a world's tasks stay neighbours."""
-    tasks = worlds.get(WORLD).tasks("train", seed=SEED, count=NUM_TRAINING_TASKS)
     short = _short(bfcl, MAX_ROW_CHARACTERS)
     with_calls = [row for row in short if _calls(row)][:ROWS_WITH_CALLS]
     without = [row for row in short if not _calls(row)][:ROWS_WITHOUT]
     mixed = sorted([*with_calls, *without], key=lambda row: content_hash(row["id"]))
-    return [*map(record_to_row, demonstrations(tasks)), *mixed]
+    return [*map(record_to_row, demonstrations(_training_tasks())), *mixed]
+
+
+def _training_tasks() -> list[WorldTask]:
+    world = worlds.get(WORLD)
+    first = world.tasks("train", seed=SEED, count=NUM_TRAINING_TASKS)
+    known = sum(not {f"family:{name}", f"kind:{name}"}.isdisjoint(task.slices) for task in first for name in FURTHER)
+    return [*first, *world.tasks("train", seed=SEED, count=known + NUM_FURTHER, only=FURTHER)[known:]]
 
 
 def suite_rows(bfcl: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
