@@ -7,9 +7,9 @@ its next. There is no padding and no concatenation: each layer writes its keys a
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from mmap import MAP_ANONYMOUS, MAP_PRIVATE, mmap
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
@@ -34,7 +34,8 @@ class CacheTooLarge(MemoryError):
 class KeyValues:
     """Preallocated keys and values, ``[kv_head, position, head_dim]`` a layer, for ``num_positions`` positions of all requests together.
 
-    Memory is allocated at a layer's first write; on a CPU, positions never written cost nothing.
+    Memory is allocated at a layer's first write; on a CPU it comes from the system itself, not from malloc: positions never written cost
+    nothing, and what was written goes back at the end, also while a training loop has malloc keep what is freed.
     """
 
     def __init__(self, num_positions: int) -> None:
@@ -52,10 +53,10 @@ class KeyValues:
         try:
             if like.device.type != "cpu":
                 return like.new_zeros(shape)
-            memory = np.zeros(math.prod(shape) * like.element_size(), np.uint8)
-        except (MemoryError, torch.OutOfMemoryError) as error:
+            memory = mmap(-1, math.prod(shape) * like.element_size(), flags=MAP_PRIVATE | MAP_ANONYMOUS)
+        except (OSError, MemoryError, torch.OutOfMemoryError) as error:
             raise CacheTooLarge(str(error)) from None
-        return torch.from_numpy(memory).view(like.dtype).view(shape)
+        return torch.frombuffer(memory, dtype=like.dtype).view(shape)
 
     def copy(self, source: int, target: int, length: int) -> None:
         """Copy ``length`` positions from ``source`` on to ``target`` on, in every layer; the two may overlap."""

@@ -60,7 +60,7 @@ def run_updates(
     best = {f"best/{name}": nn.Parameter(value.detach().clone()) for name, value in run.models.policy.trainable().items()}
     held = run.models.trainable() | best
     checkpoints, settings = run_dir / "checkpoints", run.config.training
-    with exclusive(run_dir), stop_on_signals() as stop, freed_memory_kept():
+    with exclusive(run_dir), stop_on_signals() as stop, freed_memory_kept(apart=1) as after_update:
         state = load_checkpoint(checkpoints, identity, held, updater.optimizer) or RunState(0, identity, [])
         run.models.refresh()
         history = list(state.history)
@@ -82,6 +82,7 @@ def run_updates(
                 _keep_best(run, entry, history, best)
                 entry |= _train(updater, measured, update)
             history.append(entry)
+            after_update()
             done = update + 1
             last = done == run.plan.num_steps or bool(entry["stopped"])
             if last or stop.signal or done % settings.checkpoint_every_steps == 0:

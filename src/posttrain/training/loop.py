@@ -53,7 +53,7 @@ def train(
         open_world() as world,
         exclusive(run_dir) if world.is_main else nullcontext(),
         stop_on_signals() as stop,
-        freed_memory_kept(),
+        freed_memory_kept() as after_step,
     ):
         world.wait()
         state = load_checkpoint(checkpoints, identity, model.trainable(), optimizer) or RunState(0, identity, [])
@@ -62,6 +62,7 @@ def train(
         history, began = list(state.history), time.monotonic()
         for step in range(state.step, plan.num_steps):
             report = _step(run, step)
+            after_step()
             done, last = report.step, report.step == plan.num_steps
             evaluated = _evaluate(model, [e for e in evaluations if last or done % e.every_steps == 0])
             eta = (time.monotonic() - began) / (done - state.step) * (plan.num_steps - done)

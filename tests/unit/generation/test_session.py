@@ -1,6 +1,7 @@
 """Requests come and go between passes: the same tokens as alone, shared beginnings computed once, nobody starves, memory is bounded."""
 
 import dataclasses
+import errno
 import json
 import threading
 
@@ -529,15 +530,15 @@ def test_a_schema_holds_beside_free_requests(tiny_generator):
 def test_a_cache_that_cannot_be_had_is_made_smaller(tiny_generator, alone, monkeypatch):
     from posttrain.generation import cache
 
-    real, sizes = cache.np.zeros, []
+    real, sizes = cache.mmap, []
 
-    def scarce(size, dtype):
+    def scarce(file, size, **options):
         sizes.append(size)
         if size > 100_000:
-            raise MemoryError("no room")
-        return real(size, dtype)
+            raise OSError(errno.ENOMEM, "no room")
+        return real(file, size, **options)
 
-    monkeypatch.setattr(cache.np, "zeros", scarce)
+    monkeypatch.setattr(cache, "mmap", scarce)
     requests = mixed()
     answers = tiny_generator.generate(requests)
     monkeypatch.undo()

@@ -37,3 +37,66 @@ def test_freed_memory_is_taken_again_without_fresh_pages_and_given_back_at_the_e
     assert inside < pages / 1024
     assert held > 0.9 * pages
     assert after < 0.1 * pages
+
+
+CACHE = """
+import torch
+from pathlib import Path
+from posttrain.generation.cache import KeyValues
+from posttrain.models import freed_memory_kept
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) - start
+start, like = 0, torch.ones(1, 2, 1, 64)
+with freed_memory_kept():
+    torch.ones(2**24)  # 64 MiB that malloc keeps
+    start = resident()
+    cache = KeyValues(2**19)
+    keys, values = cache.layer(0, like, like)  # 256 MiB each
+    unwritten = resident()
+    keys.fill_(1)
+    written, zero = resident(), float(values[:, -1].abs().sum())
+    del cache, keys, values
+    print(unwritten, written, resident(), zero)
+"""
+
+
+def test_keys_and_values_cost_what_was_written_and_go_back_while_freed_memory_is_kept():
+    run = subprocess.run([sys.executable, "-c", CACHE], capture_output=True, text=True, check=True)
+    unwritten, written, after, zero = map(float, run.stdout.split())
+    pages = 2**28 // 4096
+    assert unwritten < 0.05 * pages
+    assert 0.95 * pages < written < 1.05 * pages
+    assert after < 0.05 * pages
+    assert zero == 0.0
+
+
+HOLES = """
+import sys, torch
+from pathlib import Path
+from posttrain.models import freed_memory_kept
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) - start
+start = 0
+start, largest = resident(), 0
+with freed_memory_kept(apart=2) as after_step:
+    kept = []
+    for step in range(40):  # every step leaves something small behind where its blocks were, and needs larger blocks than the last
+        blocks = [torch.ones((4 + step) * 2**18) for _ in range(8)]
+        kept += [torch.ones(2**12) for _ in range(8)]
+        del blocks[::2]
+        kept += [torch.ones(2**12) for _ in range(8)]
+        del blocks
+        if sys.argv[1] == "bounded":
+            after_step()
+        largest = max(largest, resident())
+    print(largest, 8 * (4 + step) * 2**20 // 4096)
+"""
+
+
+def test_memory_that_grows_by_holes_is_given_back_between_steps():
+    found = {}
+    for kind in ("bounded", "free"):
+        run = subprocess.run([sys.executable, "-c", HOLES, kind], capture_output=True, text=True, check=True)
+        found[kind], needed = map(int, run.stdout.split())
+    assert found["bounded"] < 1.5 * needed
+    assert found["bounded"] < 0.9 * found["free"], "the case makes no holes"
