@@ -49,7 +49,7 @@ def eval_command(
             cache_dir=cache,
             on_progress=lambda p: display.advance(p.num_done, p.num_total, f"{p.num_cached + p.num_reused} from before"),
             name=name,
-            trained_at=_trained_at(adapter),
+            trained_at=None if endpoint else _trained_at(model, adapter),
             concurrency=batch_size,
             models=_models("" if endpoint else model, adapter, reference, reward or []) if loaded.needs_models else None,
         )
@@ -81,9 +81,19 @@ def _models(model: str, adapter: Path | None, reference: Path | None, rewards: l
     return ScoringModels(find_model(model) if model else None, adapter, find_model(reference) if reference else None, roles)
 
 
-def _trained_at(adapter: Path | None) -> str | None:
-    """When an adapter's weights were written: training began before that, so a suite frozen later was frozen too late."""
-    weights = adapter / "adapter_model.safetensors" if adapter else None
-    if weights is None or not weights.is_file():
+def _trained_at(model: str, adapter: Path | None) -> str | None:
+    """When training of an adapter, or of a model that a stage wrote, began, as far as its files tell; None for other models.
+
+    A recipe notes it beside the weights. Else it is when the weights were written, before which it began: a suite frozen later was
+    frozen too late. A plain copy makes them look younger.
+    """
+    from posttrain.models import find_model
+
+    folder = adapter or find_model(model)
+    noted = folder.parent / "began.json"
+    if noted.is_file():
+        return str(json.loads(noted.read_text(encoding="utf-8"))["trained_at"])
+    weights = sorted(folder.glob("adapter_model.safetensors" if adapter else "*.safetensors"))
+    if not weights or not (adapter or (folder.parent / "result.json").is_file()):
         return None
-    return datetime.fromtimestamp(weights.stat().st_mtime, UTC).isoformat()
+    return datetime.fromtimestamp(weights[0].stat().st_mtime, UTC).isoformat()

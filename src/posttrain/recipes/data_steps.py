@@ -9,6 +9,7 @@ from posttrain.evaluation import Suite
 from posttrain.recipes.curation import curate, describe_data, pairs_of_judgements
 from posttrain.recipes.origins import Origins, deciding_versions
 from posttrain.recipes.recipe import LoadedRecipe, StageEntry
+from posttrain.recipes.start_model import content_fingerprint
 from posttrain.recipes.steps import Outputs, StepResult, Steps
 
 
@@ -19,7 +20,7 @@ def prepare_data(
     source = loaded.at(entry.settings["data"])
     card = source.with_name(source.name + ".card.yaml")
     inputs = {
-        "data": file_hash(source) if source.is_file() else str(source),
+        "data": content_fingerprint(source),
         "card": file_hash(card) if card.is_file() else "none",
         "settings": {key: value for key, value in entry.settings.items() if key in ("mask", "on_bad_row")},
         "start": start.key,

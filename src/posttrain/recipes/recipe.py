@@ -162,7 +162,8 @@ class LoadedRecipe(Config):
     def model_source(self) -> str:
         """The start model as ``add_model`` takes it: a path of the recipe where one exists, else the name or hub id."""
         source = self.recipe.model.path
-        return str(self.at(source)) if self.at(source).exists() else source
+        place = self.at(str(Path(source).expanduser()))
+        return str(place) if place.exists() else source
 
 
 def stage_files(loaded: LoadedRecipe, entry: StageEntry) -> dict[str, Any]:
@@ -175,7 +176,11 @@ def stage_files(loaded: LoadedRecipe, entry: StageEntry) -> dict[str, Any]:
             value = value.get(part) if isinstance(value, dict) else None
         if isinstance(value, dict):
             found[key] = {name: str(loaded.at(str(path))) for name, path in value.items()}
-        elif isinstance(value, str) and not (key in stage.models and (value in made or not loaded.at(value).exists())):
+        elif isinstance(value, str) and key in stage.models:
+            place = loaded.at(value) if loaded.at(value).exists() else model_cache() / value
+            if value not in made and place.exists():
+                found[key] = str(place)
+        elif isinstance(value, str):
             found[key] = str(loaded.at(value))
     return found
 

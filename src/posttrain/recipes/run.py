@@ -13,7 +13,7 @@ from posttrain.recipes.model_steps import RunSoFar, evaluate_step, train_step
 from posttrain.recipes.origins import Origins, deciding_versions, record_origins, record_start_model
 from posttrain.recipes.recipe import LoadedRecipe
 from posttrain.recipes.report import write_recipe_report
-from posttrain.recipes.start_model import prepare_start_model, start_model_inputs
+from posttrain.recipes.start_model import check_start_model, prepare_start_model, start_model_inputs
 from posttrain.recipes.steps import Display, Outputs, StepResult, Steps, exclusive
 from posttrain.release import Gate, judge, load_gate, write_junit
 from posttrain.stages import STAGES
@@ -55,6 +55,7 @@ def run_recipe(loaded: LoadedRecipe, out: str | Path, *, display: Display, dry_r
             return prepare_start_model(loaded, folder, display) | record_start_model(origins, folder, loaded)
 
         start = steps.do("start-model", "start model", start_model_inputs(loaded), make_start)
+        check_start_model(start)
         datasets = [prepare_data(steps, loaded, entry, start, suites, origins) for entry in recipe.stages]
         run = RunSoFar(steps, loaded, start, origins)
         before: list[StepResult] = []
@@ -88,6 +89,11 @@ def _load_criteria(loaded: LoadedRecipe) -> tuple[Gate, list[Suite]]:
     suites = [load_suite(loaded.at(path)) for path in loaded.recipe.suites]
     if gate.suite.path.resolve() not in [suite.path.resolve() for suite in suites]:
         raise ConfigError(f"{gate.path} judges by {gate.suite.path}, which is not among the recipe's suites", hint="add it under `suites:`")
+    if len({suite.config.name for suite in suites}) < len(suites):
+        raise ConfigError(
+            f"{loaded.path}: two of its suites are called {sorted(suite.config.name for suite in suites)}",
+            hint="give each suite a name of its own: results and the search for leaked cases go by it",
+        )
     known = {name for suite in suites for name in suite.score_names}
     for number, entry in enumerate(loaded.recipe.stages):
         for name in filter(None, (entry.target, *entry.guardrails)):

@@ -20,6 +20,7 @@ from posttrain.config.files import write_json
 from posttrain.errors import ConfigError
 
 Outputs = dict[str, Any]
+OUT = "{out}/"
 STARTED_FILE = "started.json"
 """Key and inputs of a step, written before it begins."""
 
@@ -67,7 +68,7 @@ class Steps:
         folder = self.out / f"{number:02d}-{name}"
         done, started = _read(folder / "done.json"), _read(folder / STARTED_FILE)
         if done.get("key") == key:
-            result = StepResult(name, key, folder, "reused", float(done["seconds"]), done["outputs"])
+            result = StepResult(name, key, folder, "reused", float(done["seconds"]), self._resolved(done["outputs"]))
             self.display.step(number, title, "reused")
         elif self.dry_run:
             state = "resume" if started.get("key") == key else "run"
@@ -83,11 +84,25 @@ class Steps:
             begin = time.monotonic()
             outputs = work(folder)
             seconds = round(time.monotonic() - begin, 2)
-            write_json(folder / "done.json", {"key": key, "seconds": seconds, "outputs": outputs})
+            write_json(folder / "done.json", {"key": key, "seconds": seconds, "outputs": self._portable(outputs)})
             result = StepResult(name, key, folder, state, seconds, outputs)
             self.display.step(number, title, "done")
         self.results.append(result)
         return result
+
+    def _portable(self, outputs: Outputs) -> Outputs:
+        """Paths inside the output folder written from its place, so that a copied or moved run reads its own files."""
+        inside = f"{self.out}/"
+        return {
+            name: OUT + value.removeprefix(inside) if isinstance(value, str) and value.startswith(inside) else value
+            for name, value in outputs.items()
+        }
+
+    def _resolved(self, outputs: Outputs) -> Outputs:
+        return {
+            name: str(self.out / value.removeprefix(OUT)) if isinstance(value, str) and value.startswith(OUT) else value
+            for name, value in outputs.items()
+        }
 
 
 @contextmanager

@@ -1,11 +1,16 @@
 """What the steps of a recipe depend on: files that a stage names, looked for from the recipe's root, and versions."""
 
+import re
+import shutil
+
 import pytest
 from sweep_data import PAIRS, write_rows
 
 from posttrain.errors import ConfigError
 from posttrain.recipes import SilentDisplay, Steps, load_recipe, run_recipe, write_starter
 from posttrain.recipes.recipe import stage_files, with_files
+from posttrain.recipes.start_model import check_start_model, content_fingerprint, start_model_inputs
+from posttrain.recipes.steps import StepResult
 
 STAGES = """
   - preference:
@@ -79,3 +84,64 @@ def _noting(seen, do):
         return do(self, name, title, inputs, work)
 
     return noting
+
+
+def test_a_folder_of_data_counts_by_what_is_in_it_and_below(tmp_path):
+    file = tmp_path / "data" / "train" / "rows.arrow"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"one")
+    before = content_fingerprint(tmp_path / "data")
+    file.write_bytes(b"two")
+    assert content_fingerprint(tmp_path / "data") != before
+
+
+@pytest.mark.parametrize("place", ["path", "cached"])
+def test_a_start_model_that_changed_behind_a_finished_step_stops_the_run(tmp_path, place):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/config.json").write_text("{}")
+    files = "files" if place == "path" else "cached_files"
+    outputs = {place: str(tmp_path / "model"), files: content_fingerprint(tmp_path / "model")}
+    start = StepResult("start-model", "key", tmp_path / "01-start-model", "reused", outputs=outputs)
+    check_start_model(start)
+    (tmp_path / "model/config.json").write_text('{"other": 1}')
+    with pytest.raises(ConfigError, match="is not the model this run started from"):
+        check_start_model(start)
+
+
+def test_a_start_model_in_the_home_folder_counts_by_its_content(project, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/config.json").write_text("{}")
+    recipe = project / "recipes/tiny.yaml"
+    text = recipe.read_text()
+    recipe.write_text(re.sub(r"(?m)^model:(\n  .*)+|^model: .*$", "model: ~/mine", text))
+    inputs = [start_model_inputs(load_recipe(recipe))]
+    (tmp_path / "mine/config.json").write_text('{"other": 1}')
+    inputs.append(start_model_inputs(load_recipe(recipe)))
+    assert inputs[0] != inputs[1]
+
+
+def test_two_suites_of_one_name_are_refused(project):
+    recipe = project / "recipes/tiny.yaml"
+    suite = next(line for line in recipe.read_text().splitlines() if line.startswith("suites:"))
+    name = suite.split("[")[1].split("]")[0].strip()
+    copy = name.replace(".yaml", "-old.yaml")
+    for end in ("", ".lock"):
+        old = project / name
+        if (place := old.with_name(old.name + end) if not end else old.with_suffix(end)).is_file():
+            shutil.copy(place, (project / copy) if not end else (project / copy).with_suffix(end))
+    recipe.write_text(recipe.read_text().replace(suite, f"suites: [{name}, {copy}]"))
+    with pytest.raises(ConfigError, match="two of its suites are called"):
+        keys(project)
+
+
+def test_a_copied_run_reads_its_own_files(tmp_path):
+    def work(folder):
+        (folder / "model").mkdir()
+        return {"path": str(folder / "model"), "count": 1}
+
+    Steps(tmp_path / "a", SilentDisplay()).do("make", "make", {"n": 1}, work)
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    again = Steps(tmp_path / "b", SilentDisplay()).do("make", "make", {"n": 1}, work)
+    assert again.state == "reused"
+    assert again.outputs == {"path": str(tmp_path / "b/01-make/model"), "count": 1}

@@ -421,3 +421,15 @@ def test_another_embedding_callable_than_the_one_it_was_built_with_is_refused(tm
         open_index(tmp_path / "index", embed=lambda texts: embed(texts)[:, ::-1])
     with pytest.raises(ConfigError, match="needs an embedding callable"):
         open_index(tmp_path / "index")
+
+
+@pytest.mark.parametrize("backend", ["dense", "hybrid"])
+def test_another_embedding_is_another_version(backend):
+    def backwards(texts):
+        return embed(texts)[:, ::-1]
+
+    versions = []
+    for callable_ in (embed, embed, backwards):
+        with build_index(DOCUMENTS, None, backend, callable_) as index:
+            versions.append(index.version)
+    assert versions[0] == versions[1] != versions[2]

@@ -9,7 +9,8 @@ import torch
 from tiny_run import build_model, build_policy, build_sequences, digest, loss_fn, settings_for
 
 from posttrain.errors import ConfigError, ContractError, InfrastructureError
-from posttrain.models import ModelSettings, Policy
+from posttrain.models import LoraSettings, ModelSettings, Policy
+from posttrain.models.lora import add_adapter
 from posttrain.records import TokenSequence
 from posttrain.training import train
 
@@ -153,3 +154,15 @@ def test_another_mask_is_other_data(finished):
     rows[0] = TokenSequence(np.array(rows[0].input_ids), mask, rows[0].index)
     with pytest.raises(ConfigError, match="other data"):
         start(finished, data=rows)
+
+
+@pytest.mark.parametrize("change", [{"alpha": 64.0}, {"dropout": 0.1}])
+def test_a_checkpoint_of_an_adapter_with_another_scale_is_refused(tmp_path, change):
+    def policy(**changes):
+        lora = LoraSettings(rank=2, **{"alpha": 4.0, **changes})
+        return Policy(add_adapter(build_model(), lora, seed=0), ModelSettings(path="-", lora=lora), compute_dtype=torch.float32)
+
+    start(tmp_path, policy=policy(), share_prefixes=False)
+    start(tmp_path, policy=policy(), share_prefixes=False)
+    with pytest.raises(ConfigError, match="adapters"):
+        start(tmp_path, policy=policy(**change), share_prefixes=False)

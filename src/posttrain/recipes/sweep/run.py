@@ -68,6 +68,8 @@ def run_sweep(
         source, test = (source, Path(options.test)) if options.test else hold_out(source, root / "data", seed=seed)
         check_disjoint(source, test)
         files = [folder_fingerprint(source.model), file_hash(source.data), file_hash(test)]
+        if adapter := source.settings.get("adapter"):
+            files.append(folder_fingerprint(Path(adapter)))
         cache = root / "reference" / _cache_name(source, files, seed)
         points = grid(source, options, cache)
         contract, pairs = _held_out(source, points[0].config, test)

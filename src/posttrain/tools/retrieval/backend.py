@@ -38,6 +38,10 @@ class Backend(ABC):
     def open(cls, store: PassageStore, folder: Path, embed: Embed | None) -> Self:
         """Open what :meth:`build` wrote."""
 
+    def made(self) -> dict[str, Any]:
+        """Hashes of what was made of the passages by something that neither settings nor the library's version name."""
+        return {}
+
     @abstractmethod
     def search(self, query: str, k: int, scopes: Sequence[int]) -> list[tuple[int, float]]:
         """The best ``k`` of the scopes: (passage number, score), best first, equal scores by number."""

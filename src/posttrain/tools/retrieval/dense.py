@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Self
 
@@ -72,6 +73,13 @@ class Dense(Backend):
         if first.shape != vectors.shape[1:] or float(first @ vectors[0]) < SAME_COSINE:
             raise ConfigError(f"{folder}: built with another embedding callable", hint="give the one it was built with, or build it again")
         return opened
+
+    def made(self) -> dict[str, Any]:
+        """The vectors: another embedding is another index."""
+        digest = sha256()
+        for begin in range(0, len(self._vectors), BLOCK):
+            digest.update(self._vectors[begin : begin + BLOCK].tobytes())
+        return {"vectors": digest.hexdigest()}
 
     def search(self, query: str, k: int, scopes: Sequence[int]) -> list[tuple[int, float]]:
         """The best ``k``: (passage number, cosine), best first. A query of blanks finds nothing."""

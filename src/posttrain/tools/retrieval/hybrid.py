@@ -37,6 +37,10 @@ class Hybrid(Backend):
         """Both."""
         return cls(Fts5.open(store, folder, embed), Dense.open(store, folder, embed))
 
+    def made(self) -> dict[str, Any]:
+        """What both made."""
+        return self._rankings[0].made() | self._rankings[1].made()
+
     def search(self, query: str, k: int, scopes: Sequence[int]) -> list[tuple[int, float]]:
         """The best ``k``: (passage number, fused score), best first."""
         scores: defaultdict[int, float] = defaultdict(float)

@@ -85,7 +85,7 @@ def _fill(
     manifest = Manifest(
         backend=name,
         backend_version=kind.version,
-        settings={"max_chars": max_chars} | kind.settings(),
+        settings={"max_chars": max_chars} | kind.settings() | opened.made(),
         content=store.content_hash(),
         num_documents=filling.num_documents,
         tenants=tuple(filling.tenants.items()),
