@@ -42,6 +42,15 @@ def file_hash(path: str | Path) -> str:
     return digest.hexdigest()
 
 
+def path_hash(path: str | Path) -> str:
+    """:func:`file_hash` of a file; of a folder, SHA-256 over names and contents of all files in it and below, hidden ones left out."""
+    place = Path(path)
+    if place.is_file():
+        return file_hash(place)
+    names = sorted(file.relative_to(place) for file in place.rglob("*") if file.is_file())
+    return content_hash({str(name): file_hash(place / name) for name in names if not any(part.startswith(".") for part in name.parts)})
+
+
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """A YAML 1.2 mapping (so ``5e-4`` is a number and ``no`` a string). Raises ConfigError with line and column."""
     from ruamel.yaml import YAML

@@ -66,7 +66,8 @@ def add_model(source: str | Path, *, name: str | None = None, cache: str | Path 
     if not re.fullmatch(r"[\w.-]+", chosen):
         raise ModelError(f"'{chosen}' cannot be a model's name", hint="use letters, digits, '.', '-' and '_'")
     folder = root / chosen
-    if (folder / PROVENANCE_FILE).is_file() and not _is_made_from(record := verify_model(folder), text, path):
+    record = _verified(folder)
+    if record and not _is_made_from(record, text, path):
         if name:
             raise ModelError(
                 f"the name '{name}' is taken: {folder} was made from {record['source']} and is not what {text} holds now",
@@ -74,9 +75,8 @@ def add_model(source: str | Path, *, name: str | None = None, cache: str | Path 
             )
         chosen = f"{chosen}-{_mark(text, path)}"
         folder = root / chosen
-        if (folder / PROVENANCE_FILE).is_file():
-            verify_model(folder)
-    if (folder / PROVENANCE_FILE).is_file():
+        record = _verified(folder)
+    if record:
         return folder
     with tempfile.TemporaryDirectory(prefix="posttrain-") as scratch:
         if text in KNOWN_MODELS:
@@ -145,6 +145,11 @@ def _default_name(text: str, path: Path) -> str:
         return text
     name = path.stem if path.suffix == ".gguf" else path.name
     return re.sub(r"[^\w.-]+", "-", name.lower()) or "model"
+
+
+def _verified(folder: Path) -> dict[str, Any] | None:
+    """The record of a cached model, its files checked; None where there is none."""
+    return verify_model(folder) if (folder / PROVENANCE_FILE).is_file() else None
 
 
 def _is_made_from(record: Mapping[str, Any], text: str, path: Path) -> bool:

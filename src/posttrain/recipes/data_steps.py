@@ -4,12 +4,11 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from posttrain.config import file_hash, read_yaml
+from posttrain.config import file_hash, path_hash, read_yaml
 from posttrain.evaluation import Suite
 from posttrain.recipes.curation import curate, describe_data, pairs_of_judgements
 from posttrain.recipes.origins import Origins, deciding_versions
 from posttrain.recipes.recipe import LoadedRecipe, StageEntry
-from posttrain.recipes.start_model import content_fingerprint
 from posttrain.recipes.steps import Outputs, StepResult, Steps
 
 
@@ -20,7 +19,7 @@ def prepare_data(
     source = loaded.at(entry.settings["data"])
     card = source.with_name(source.name + ".card.yaml")
     inputs = {
-        "data": content_fingerprint(source),
+        "data": path_hash(source),
         "card": file_hash(card) if card.is_file() else "none",
         "settings": {key: value for key, value in entry.settings.items() if key in ("mask", "on_bad_row")},
         "start": start.key,

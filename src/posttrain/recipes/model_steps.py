@@ -7,13 +7,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from posttrain.config import content_hash
+from posttrain.config import content_hash, path_hash
 from posttrain.config.files import write_json
 from posttrain.evaluation import Suite
 from posttrain.lineage import build_loggers
 from posttrain.recipes.origins import Origins, deciding_versions
 from posttrain.recipes.recipe import LoadedRecipe, StageEntry, stage_files, with_files
-from posttrain.recipes.start_model import content_fingerprint
 from posttrain.recipes.steps import Outputs, StepResult, Steps
 from posttrain.release import REWARD_MODELS_FILE
 from posttrain.rewards.evaluation import ALL
@@ -157,7 +156,7 @@ def _as_one_model(model: StepResult, folder: Path) -> Path:
 def _hashes(files: Mapping[str, Any]) -> dict[str, Any]:
     """What the files hold; a missing one stands for itself and is refused by the stage that reads it."""
     return {
-        key: _hashes(value) if isinstance(value, Mapping) else content_fingerprint(Path(value)) if Path(value).exists() else value
+        key: _hashes(value) if isinstance(value, Mapping) else path_hash(value) if Path(value).exists() else value
         for key, value in files.items()
     }
 

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from posttrain.config import content_hash, file_hash
+from posttrain.config import content_hash, path_hash
 from posttrain.config.files import write_json
 from posttrain.errors import ConfigError
 from posttrain.recipes.curation import read_rows
@@ -17,16 +17,16 @@ def start_model_inputs(loaded: LoadedRecipe) -> dict[str, Any]:
     recipe, source = loaded.recipe, Path(loaded.model_source())
     inputs: dict[str, Any] = {"model": recipe.model.dump()}
     if recipe.model.tiny is not None:
-        inputs |= {"seed": recipe.seed, "texts": [content_fingerprint(loaded.at(entry.settings["data"])) for entry in recipe.stages]}
+        inputs |= {"seed": recipe.seed, "texts": [path_hash(loaded.at(entry.settings["data"])) for entry in recipe.stages]}
     elif source.exists():
-        inputs["content"] = content_fingerprint(source)
+        inputs["content"] = path_hash(source)
     if recipe.model.chat_template:
         inputs["chat_template"] = content_hash(loaded.chat_template())
     return inputs
 
 
 def prepare_start_model(loaded: LoadedRecipe, folder: Path, display: Display) -> Outputs:
-    """Make or fetch the model; outputs: path, fingerprint of its files, hash of its chat contract, licence."""
+    """Make or fetch the model; outputs: path, hash of its files, hash of its chat contract, licence."""
     from posttrain.chat import ChatContract
     from posttrain.models import add_model, with_chat_template, write_tiny_model
 
@@ -48,38 +48,29 @@ def prepare_start_model(loaded: LoadedRecipe, folder: Path, display: Display) ->
         path = add_model(loaded.model_source())
     origin: Outputs = {}
     if recipe.model.chat_template:
-        origin = {"cached": str(path), "cached_files": folder_fingerprint(path)} if recipe.model.tiny is None else {}
+        origin = {"cached": str(path), "cached_files": path_hash(path)} if recipe.model.tiny is None else {}
         path = with_chat_template(path, loaded.chat_template(), folder / "templated")
     provenance = path / "provenance.json"
     licence = json.loads(provenance.read_text(encoding="utf-8")).get("licence", "") if provenance.is_file() else ""
-    outputs = {"path": str(path), "files": folder_fingerprint(path), "contract": ChatContract.load(path).hash, "licence": licence}
+    outputs = {"path": str(path), "files": path_hash(path), "contract": ChatContract.load(path).hash, "licence": licence}
     write_json(folder / "model.json", outputs)
     return outputs | origin
 
 
 def check_start_model(start: StepResult) -> None:
-    """Raise ConfigError when the model behind a finished first step has other files now: what follows would mix two start models.
+    """Raise ConfigError when the model behind a reused first step has other files now: what follows would mix two start models.
 
     A name in the cache says nothing of what it holds; the first step's key knows only the name.
     """
+    if start.state != "reused":
+        return
     for place, files in (("path", "files"), ("cached", "cached_files")):
         folder = Path(start.outputs.get(place, ""))
-        if files in start.outputs and folder.is_dir() and folder_fingerprint(folder) != start.outputs[files]:
+        if files in start.outputs and folder.is_dir() and path_hash(folder) != start.outputs[files]:
             raise ConfigError(
                 f"{folder} is not the model this run started from: its files have changed since",
                 hint=f"give another output folder with --out, or remove {start.folder} to begin anew with the model as it is",
             )
-
-
-def content_fingerprint(path: Path) -> str:
-    """SHA-256 of a file, or over names and contents of a folder's files."""
-    return file_hash(path) if path.is_file() else folder_fingerprint(path)
-
-
-def folder_fingerprint(folder: Path) -> str:
-    """SHA-256 over names and contents of all files in a folder and the folders in it; hidden ones do not count."""
-    files = sorted(file.relative_to(folder) for file in folder.rglob("*") if file.is_file())
-    return content_hash({str(name): file_hash(folder / name) for name in files if not any(part.startswith(".") for part in name.parts)})
 
 
 def _texts(loaded: LoadedRecipe, folder: Path) -> list[str]:

@@ -21,6 +21,7 @@ from posttrain.errors import ConfigError
 
 Outputs = dict[str, Any]
 OUT = "{out}/"
+"""Stands for the output folder in the paths of ``done.json``."""
 STARTED_FILE = "started.json"
 """Key and inputs of a step, written before it begins."""
 

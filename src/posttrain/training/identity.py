@@ -26,23 +26,15 @@ def run_identity(
             "trainable_tensors": len(model.trainable()),
             "trainable_parameters": sum(parameter.numel() for parameter in model.trainable().values()),
             "start_weights": weights_fingerprint(model),
-            **_adapter(model),
+            "adapters": _adapters(model),
         },
     }
 
 
-def _adapter(model: ForestModel) -> dict[str, Any]:
-    """What an adapter computes beside its weights: the numerator of its scale, and its dropout."""
-    adapters = getattr(model.model, "peft_config", {})
-    return (
-        {
-            "adapters": {
-                name: {"alpha": one.lora_alpha, "dropout": one.lora_dropout, "rslora": one.use_rslora} for name, one in adapters.items()
-            }
-        }
-        if adapters
-        else {}
-    )
+def _adapters(model: ForestModel) -> dict[str, Any]:
+    """What adapters compute beside their weights, by name: the numerator of the scale, and dropout. Empty for a full model."""
+    found = getattr(model.model, "peft_config", {})
+    return {name: {"alpha": one.lora_alpha, "dropout": one.lora_dropout, "rslora": one.use_rslora} for name, one in found.items()}
 
 
 def weights_fingerprint(model: ForestModel) -> str:

@@ -6,10 +6,11 @@ import shutil
 import pytest
 from sweep_data import PAIRS, write_rows
 
+from posttrain.config import path_hash
 from posttrain.errors import ConfigError
 from posttrain.recipes import SilentDisplay, Steps, load_recipe, run_recipe, write_starter
 from posttrain.recipes.recipe import stage_files, with_files
-from posttrain.recipes.start_model import check_start_model, content_fingerprint, start_model_inputs
+from posttrain.recipes.start_model import check_start_model, start_model_inputs
 from posttrain.recipes.steps import StepResult
 
 STAGES = """
@@ -90,9 +91,9 @@ def test_a_folder_of_data_counts_by_what_is_in_it_and_below(tmp_path):
     file = tmp_path / "data" / "train" / "rows.arrow"
     file.parent.mkdir(parents=True)
     file.write_bytes(b"one")
-    before = content_fingerprint(tmp_path / "data")
+    before = path_hash(tmp_path / "data")
     file.write_bytes(b"two")
-    assert content_fingerprint(tmp_path / "data") != before
+    assert path_hash(tmp_path / "data") != before
 
 
 @pytest.mark.parametrize("place", ["path", "cached"])
@@ -100,7 +101,7 @@ def test_a_start_model_that_changed_behind_a_finished_step_stops_the_run(tmp_pat
     (tmp_path / "model").mkdir()
     (tmp_path / "model/config.json").write_text("{}")
     files = "files" if place == "path" else "cached_files"
-    outputs = {place: str(tmp_path / "model"), files: content_fingerprint(tmp_path / "model")}
+    outputs = {place: str(tmp_path / "model"), files: path_hash(tmp_path / "model")}
     start = StepResult("start-model", "key", tmp_path / "01-start-model", "reused", outputs=outputs)
     check_start_model(start)
     (tmp_path / "model/config.json").write_text('{"other": 1}')
@@ -123,14 +124,9 @@ def test_a_start_model_in_the_home_folder_counts_by_its_content(project, tmp_pat
 
 def test_two_suites_of_one_name_are_refused(project):
     recipe = project / "recipes/tiny.yaml"
-    suite = next(line for line in recipe.read_text().splitlines() if line.startswith("suites:"))
-    name = suite.split("[")[1].split("]")[0].strip()
-    copy = name.replace(".yaml", "-old.yaml")
-    for end in ("", ".lock"):
-        old = project / name
-        if (place := old.with_name(old.name + end) if not end else old.with_suffix(end)).is_file():
-            shutil.copy(place, (project / copy) if not end else (project / copy).with_suffix(end))
-    recipe.write_text(recipe.read_text().replace(suite, f"suites: [{name}, {copy}]"))
+    for end in ("yaml", "lock"):
+        shutil.copy(project / f"suites/tiny.{end}", project / f"suites/old.{end}")
+    recipe.write_text(recipe.read_text().replace("[suites/tiny.yaml]", "[suites/tiny.yaml, suites/old.yaml]"))
     with pytest.raises(ConfigError, match="two of its suites are called"):
         keys(project)
 

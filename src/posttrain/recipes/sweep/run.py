@@ -7,12 +7,11 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from posttrain.config import content_hash, file_hash, parse
+from posttrain.config import content_hash, parse, path_hash
 from posttrain.config.files import write_json
 from posttrain.errors import ConfigError
 from posttrain.lineage import LineageStore
 from posttrain.recipes.origins import deciding_versions
-from posttrain.recipes.start_model import folder_fingerprint
 from posttrain.recipes.steps import Display, Outputs, Steps, exclusive
 from posttrain.recipes.sweep.measure import SampleSettings, measure
 from posttrain.recipes.sweep.record import SweepRecord
@@ -67,9 +66,8 @@ def run_sweep(
         seed = int((source.settings.get("training") or {}).get("seed", 17))
         source, test = (source, Path(options.test)) if options.test else hold_out(source, root / "data", seed=seed)
         check_disjoint(source, test)
-        files = [folder_fingerprint(source.model), file_hash(source.data), file_hash(test)]
-        if adapter := source.settings.get("adapter"):
-            files.append(folder_fingerprint(Path(adapter)))
+        adapter = source.settings.get("adapter")
+        files = [path_hash(path) for path in (source.model, source.data, test, *([adapter] if adapter else []))]
         cache = root / "reference" / _cache_name(source, files, seed)
         points = grid(source, options, cache)
         contract, pairs = _held_out(source, points[0].config, test)
@@ -139,7 +137,7 @@ def _as_one_model(source: SweepSource, root: Path) -> SweepSource:
         return source
     from posttrain.models import merge_adapter
 
-    merged = root / f"start-{content_hash([folder_fingerprint(source.model), folder_fingerprint(source.adapter)])[:12]}"
+    merged = root / f"start-{content_hash([path_hash(source.model), path_hash(source.adapter)])[:12]}"
     if not (merged / "config.json").is_file():
         merge_adapter(source.model, source.adapter, merged)
     return replace(source, model=merged, adapter=None)
