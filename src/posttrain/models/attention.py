@@ -19,6 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from posttrain.errors import ModelError
+from posttrain.models import native
 from posttrain.models.head import wide
 
 ATTENTION_NAME = "posttrain_forest"
@@ -116,6 +117,8 @@ def forest_forward(q: Tensor, k: Tensor, v: Tensor, nodes: Tensor, scale: float,
     """Attention output [1, T, heads, d]."""
     _, heads, length, width = q.shape
     kv_heads = k.shape[1]
+    if native.has_kernel(q, k, scale, softcap):
+        return native.forward(q, k, v, nodes, scale, window)
     out = torch.empty(1, length, heads, width, dtype=q.dtype, device=q.device)
     probabilities, scaled = _Probabilities(q, window, softcap), q * scale
     for chain, past, blocks in _blocks(nodes.tolist()):
@@ -137,6 +140,10 @@ def forest_backward(
     _, heads, _, width = q.shape
     kv_heads = k.shape[1]
     grad_q = _like_rows(q, q.dtype)
+    if native.has_kernel(q, k, scale, softcap):
+        grads = (grad_q, _like_rows(k, k.dtype), _like_rows(v, v.dtype))
+        native.backward(grad, q, k, v, nodes, scale, window, grads)
+        return grads
     grad_k, grad_v = _like_rows(k, wide(k.dtype)).zero_(), _like_rows(v, wide(v.dtype)).zero_()
     probabilities, scaled = _Probabilities(q, window, softcap), q * scale
     for chain, past, blocks in _blocks(nodes.tolist()):

@@ -1,7 +1,6 @@
 """A stock Hugging Face model over packed forests, with float32 master weights: all that does not depend on what its head says."""
 
 import json
-import shutil
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,6 +14,7 @@ from posttrain.models import attention
 from posttrain.models.families import choose_layout
 from posttrain.models.forest import Forest
 from posttrain.models.loading import choose_dtype, no_progress_bars
+from posttrain.models.native import find_compiler
 from posttrain.models.settings import ModelSettings
 
 COMPILE_PAYS_FROM_FLOPS = 2e13
@@ -112,8 +112,7 @@ class ForestModel(ABC):
         should = self.settings.compile is True
         if self.settings.compile == "auto" and self.layout == "forest":
             work = 6.0 * sum(parameter.numel() for parameter in self._base.parameters()) * num_tokens
-            compiler = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
-            should = self.settings.quantization is None and work >= COMPILE_PAYS_FROM_FLOPS and compiler is not None
+            should = self.settings.quantization is None and work >= COMPILE_PAYS_FROM_FLOPS and find_compiler() is not None
         if should:
             self.compile()
 
