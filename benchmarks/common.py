@@ -59,7 +59,8 @@ def training_options(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--size", choices=["tiny", "m135"], default="m135")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--eager", action="store_true", help="do not compile our layers")
-    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=5, help="batches, each of other rows")
+    parser.add_argument("--rounds", type=int, default=1, help="how often every side takes every batch")
     parser.add_argument("--memory", choices=["ours", "trl"], help="run one side only and print the peak RSS")
     parser.add_argument("--gradients", action="store_true", help="compare the gradients of one batch and stop")
     parser.add_argument("--peer-keeps-memory", action="store_true", help="give the peer our allocator setting instead of the usual one")
@@ -88,13 +89,21 @@ class LengthMix:
     def text(self, count: int) -> str:
         return " ".join(self._words[i] for i in self._rng.choice(len(self._words), count, p=self._weights))
 
-    def _length(self, median: float, low: int, high: int) -> int:
-        return int(np.clip(math.exp(self._rng.normal(math.log(median), 0.8)), low, high))
+    def _draw(self, median: float, low: int, high: int) -> str:
+        return self.text(int(np.clip(math.exp(self._rng.normal(math.log(median), 0.8)), low, high)))
+
+    def prompt(self) -> str:
+        return self._draw(80, 20, 400)
+
+    def completion(self) -> str:
+        return self._draw(60, 10, 300)
 
     def example(self) -> dict[str, list[dict[str, str]]]:
         """{"prompt": [...], "completion": [...]} in the conversational form TRL takes too."""
-        prompt, completion = self.text(self._length(80, 20, 400)), self.text(self._length(60, 10, 300))
-        return {"prompt": [{"role": "user", "content": prompt}], "completion": [{"role": "assistant", "content": completion}]}
+        return {
+            "prompt": [{"role": "user", "content": self.prompt()}],
+            "completion": [{"role": "assistant", "content": self.completion()}],
+        }
 
 
 def build_tokenizer() -> Any:
@@ -144,9 +153,9 @@ def peak_memory_gb() -> float:
 
 
 def interleave(
-    sides: Mapping[str, Callable[[int], Any]], steps: int, *, warmup: int = 1, peer_keeps_memory: bool = False
+    sides: Mapping[str, Callable[[int], Any]], steps: int, *, rounds: int = 1, warmup: int = 1, peer_keeps_memory: bool = False
 ) -> dict[str, list[float]]:
-    """Seconds of every step of every side, taking turns in one process.
+    """Seconds of every step of every side, taking turns in one process; a side is called with the number of a batch below ``steps``.
 
     Training here makes malloc keep freed memory for the next step; a peer (a side named ``trl...``) runs with the usual thresholds, as it
     does in a process of its own, unless ``peer_keeps_memory``. What one side freed stays for the other to take.
@@ -155,12 +164,12 @@ def interleave(
 
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     names = list(sides)
-    for step in range(-warmup, steps):
+    for step in range(-warmup, steps * rounds):
         for name in names if step % 2 == 0 else names[::-1]:
             gc.collect()
             keep_freed_memory(peer_keeps_memory or not name.startswith("trl"))
             begin = time.perf_counter()
-            sides[name](max(step, 0))
+            sides[name](max(step, 0) % steps)
             took = time.perf_counter() - begin
             if step >= 0:
                 seconds[name].append(took)
@@ -168,15 +177,21 @@ def interleave(
     return seconds
 
 
-def summary(seconds: Mapping[str, list[float]], peer: str) -> dict[str, dict[str, float]]:
-    """Best and median seconds, and the peer's over each (best over best, median over median)."""
+def summary(seconds: Mapping[str, list[float]], peer: str, *, steps: int) -> dict[str, dict[str, float]]:
+    """Best and median seconds, and the peer's over each: best over best, median over median, and by the same batches.
+
+    Batches differ, and the best step of either side is that of the batch that suits it best (the peer's: the one with the least padding).
+    ``ratio_same_batches`` takes each side's best time of every batch, sums them and divides.
+    """
     best, median = min(seconds[peer]), statistics.median(seconds[peer])
+    mix = {name: sum(min(values[batch::steps]) for batch in range(steps)) for name, values in seconds.items()}
     return {
         name: {
             "best_s": round(min(values), 3),
             "median_s": round(statistics.median(values), 3),
             "ratio_best": round(best / min(values), 2),
             "ratio_median": round(median / statistics.median(values), 2),
+            "ratio_same_batches": round(mix[peer] / mix[name], 2),
         }
         for name, values in seconds.items()
     }

@@ -42,11 +42,12 @@ def draw_pairs(count: int, *, dialogues: bool) -> list[dict[str, list[dict[str, 
     def words(median: float, sigma: float, low: int, high: int) -> str:
         return mix.text(int(np.clip(math.exp(draw.normal(math.log(median), sigma)), low, high)))
 
-    sizes = ((64, 1.1, 7, 600), (24, 0.95, 4, 200)) if dialogues else ((80, 0.8, 20, 400), (60, 0.8, 10, 300))
     found = []
     for _ in range(count):
-        answers = {side: [{"role": "assistant", "content": words(*sizes[1])}] for side in ("chosen", "rejected")}
-        found.append({"prompt": [{"role": "user", "content": words(*sizes[0])}], **answers})
+        prompt = words(64, 1.1, 7, 600) if dialogues else mix.prompt()
+        chosen, rejected = (words(24, 0.95, 4, 200) if dialogues else mix.completion() for _ in range(2))
+        answers = {side: [{"role": "assistant", "content": text}] for side, text in (("chosen", chosen), ("rejected", rejected))}
+        found.append({"prompt": [{"role": "user", "content": prompt}], **answers})
     return found
 
 
@@ -236,14 +237,14 @@ def dialogues(options: argparse.Namespace, pairs: list[Any]) -> None:
         "unshared": lambda step: ours.step(batches[step], share=False),
         "shared": lambda step: ours.step(batches[step], share=True),
     }
-    seconds = interleave(sides, options.steps)
+    seconds = interleave(sides, options.steps, rounds=options.rounds)
     packed = sum(len(item.sequences[0]) + item.sequences[1].num_supervised for item in items)
     logical = sum(item.num_tokens for item in items)
     report(
         "dpo_dialogues",
         **vars(options),
         steps_s=seconds,
-        summary=summary(seconds, "unshared"),
+        summary=summary(seconds, "unshared", steps=options.steps),
         tokens_per_computed=round(logical / packed, 2),
         gradient_difference=difference,
     )
@@ -276,8 +277,8 @@ def speed(options: argparse.Namespace, kind: tuple[Any, Any], pairs: list[Any]) 
         "ours": lambda step: ours.step(batches[step][1]),
         "ours_first_epoch": lambda step: ours.step(with_reference(ours, batches[step][0])),
     }
-    seconds = interleave(sides, options.steps, peer_keeps_memory=options.peer_keeps_memory)
-    against = {peer: summary(seconds, peer) for peer in ("trl", "trl_precomputed")}
+    seconds = interleave(sides, options.steps, rounds=options.rounds, peer_keeps_memory=options.peer_keeps_memory)
+    against = {peer: summary(seconds, peer, steps=options.steps) for peer in ("trl", "trl_precomputed")}
     report("dpo_speed", **vars(options), steps_s=seconds, against=against)
 
 

@@ -121,8 +121,8 @@ def main() -> None:
         "ours": ours.step,
         "ours_first_epoch": lambda step: ours.step(step, first_epoch=True),
     }
-    seconds = interleave(sides, options.steps, peer_keeps_memory=options.peer_keeps_memory)
-    against = {peer: summary(seconds, peer) for peer in ("trl", "trl_precomputed")}
+    seconds = interleave(sides, options.steps, rounds=options.rounds, peer_keeps_memory=options.peer_keeps_memory)
+    against = {peer: summary(seconds, peer, steps=options.steps) for peer in ("trl", "trl_precomputed")}
     report("kto_speed", **vars(options), steps_s=seconds, against=against)
 
 

@@ -74,7 +74,7 @@ def main() -> None:
         if sequence.input_ids.tolist() != row["input_ids"] or sequence.completion_mask.astype(int).tolist() != row["assistant_masks"]:
             raise SystemExit(f"row {sequence.index}: the two sides differ")
 
-    summary = common.summary(common.interleave({"ours": ours, "trl": theirs}, args.steps, peer_keeps_memory=True), "trl")
+    summary = common.summary(common.interleave({"ours": ours, "trl": theirs}, args.steps, peer_keeps_memory=True), "trl", steps=args.steps)
     per_minute = {name: round(60 * len(rows) / values["best_s"]) for name, values in summary.items()}
     tokens = sum(map(len, sequences)) / len(sequences)
     common.report("render_mask", rows=len(rows), mean_tokens=round(tokens, 1), rows_per_minute=per_minute, sides=summary)

@@ -211,9 +211,9 @@ def main() -> None:
     batches = [trl.items(step) for step in range(options.steps)]
     shared, unshared = Ours(options, dtype=options.dtype), Ours(options, dtype=options.dtype, share=False)
     sides = {"trl": trl.step, "ours": lambda step: shared.step(batches[step]), "unshared": lambda step: unshared.step(batches[step])}
-    seconds = interleave(sides, options.steps, peer_keeps_memory=options.peer_keeps_memory)
+    seconds = interleave(sides, options.steps, rounds=options.rounds, peer_keeps_memory=options.peer_keeps_memory)
     tokens = [sum(item.num_tokens for item in batch) for batch in batches]
-    report("reward_speed", **vars(options), tokens=tokens, steps_s=seconds, summary=summary(seconds, "trl"))
+    report("reward_speed", **vars(options), tokens=tokens, steps_s=seconds, summary=summary(seconds, "trl", steps=options.steps))
 
 
 if __name__ == "__main__":

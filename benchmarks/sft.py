@@ -198,13 +198,13 @@ def main() -> None:
     ours = Ours(options)
     sides["ours"] = lambda step: ours.step(batches[step])
     tokens["ours"] = tokens["trl"]
-    seconds = interleave(sides, options.steps, peer_keeps_memory=options.peer_keeps_memory)
-    rates = {name: max(t / s for t, s in zip(tokens[name], values, strict=True)) for name, values in seconds.items()}
+    seconds = interleave(sides, options.steps, rounds=options.rounds, peer_keeps_memory=options.peer_keeps_memory)
+    rates = {name: max(t / s for t, s in zip(tokens[name] * options.rounds, values, strict=True)) for name, values in seconds.items()}
     report(
         "sft_speed",
         **vars(options),
         steps_s=seconds,
-        summary=summary(seconds, "trl"),
+        summary=summary(seconds, "trl", steps=options.steps),
         best_tokens_per_second={name: round(rate) for name, rate in rates.items()},
         ratio_to_fastest_peer_by_tokens=round(rates["ours"] / max(rate for name, rate in rates.items() if name != "ours"), 2),
     )

@@ -79,7 +79,7 @@ def main() -> None:
         dtype=str(policy.compute_dtype),
         examples=[len(batch) for batch in batches],
         steps_s=seconds,
-        summary=summary(seconds, "unshared"),
+        summary=summary(seconds, "unshared", steps=options.steps),
         best_examples_per_second={name: round(value, 2) for name, value in best.items()},
         ratio=round(best["shared"] / best["unshared"], 2),
         loss=at_first,
