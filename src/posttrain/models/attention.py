@@ -1,13 +1,12 @@
 """Attention over a forest of prefixes, as a registered attention function of stock Hugging Face models.
 
-Every node attends to its ancestors and, causally, to itself: the keys on a path are one contiguous run after concatenation, so a query
-at path
-position i sees key j exactly when ``j <= i`` (and ``i - j < sliding_window`` where the layer has one). Grouped-query attention is folded
-into
-matrix rows, so one batched product a block of query rows does all heads. The T x T matrix never exists: the largest score block is
-``heads x BLOCK x path``. The backward pass computes each block's probabilities again instead of keeping them (Dao et al. 2022,
+Every node attends to its ancestors and, causally, to itself: the keys on a path are one contiguous run after concatenation, so a query at
+path position i sees key j exactly when ``j <= i`` (and ``i - j < sliding_window`` where the layer has one). Grouped-query attention is
+folded into matrix rows, so one batched product a block of query rows does all heads. The T x T matrix never exists: the largest score block
+is ``heads x BLOCK x path``. The backward pass computes each block's probabilities again instead of keeping them (Dao et al. 2022,
 FlashAttention, section 3.1). Scores are kept in the compute dtype (capped ones in float32), every softmax and its gradient is one fused
-operation that works in float32 inside, and gradients of keys and values are summed in float32; all of it in float64 for float64.
+operation that works in float32 inside, and gradients of keys and values are summed in float32; all of it in float64 for float64. Where
+``native`` has a kernel for the inputs, that computes them, with smaller blocks and scores in float32.
 """
 
 import math
@@ -117,7 +116,7 @@ def forest_forward(q: Tensor, k: Tensor, v: Tensor, nodes: Tensor, scale: float,
     """Attention output [1, T, heads, d]."""
     _, heads, length, width = q.shape
     kv_heads = k.shape[1]
-    if native.has_kernel(q, k, scale, softcap):
+    if native.has_kernel(q, k, v, scale, softcap):
         return native.forward(q, k, v, nodes, scale, window)
     out = torch.empty(1, length, heads, width, dtype=q.dtype, device=q.device)
     probabilities, scaled = _Probabilities(q, window, softcap), q * scale
@@ -140,7 +139,7 @@ def forest_backward(
     _, heads, _, width = q.shape
     kv_heads = k.shape[1]
     grad_q = _like_rows(q, q.dtype)
-    if native.has_kernel(q, k, scale, softcap):
+    if native.has_kernel(q, k, v, scale, softcap):
         grads = (grad_q, _like_rows(k, k.dtype), _like_rows(v, v.dtype))
         native.backward(grad, q, k, v, nodes, scale, window, grads)
         return grads

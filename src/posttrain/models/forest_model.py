@@ -14,7 +14,7 @@ from posttrain.models import attention
 from posttrain.models.families import choose_layout
 from posttrain.models.forest import Forest
 from posttrain.models.loading import choose_dtype, no_progress_bars
-from posttrain.models.native import find_compiler
+from posttrain.models.native import find_compiler, kernel_in_use
 from posttrain.models.settings import ModelSettings
 
 COMPILE_PAYS_FROM_FLOPS = 2e13
@@ -41,6 +41,7 @@ class ForestModel(ABC):
         self.model, self.settings = model, settings
         self.compute_dtype, self.device = compute_dtype, torch.device(device)
         self._base = model.get_base_model() if hasattr(model, "get_base_model") else model
+        self._is_compiled = False
         self._is_lowered = compute_dtype.itemsize < torch.float32.itemsize
         self.layout = choose_layout(self._base.config)
         self._check_head()
@@ -101,6 +102,12 @@ class ForestModel(ABC):
         """Compile every decoder layer; layers of one shape share their graphs. ``backend`` is torch.compile's."""
         for layer in self._base.base_model.layers:
             layer.compile(dynamic=True, backend=backend)
+        self._is_compiled = True
+
+    def computing(self) -> dict[str, Any]:
+        """What the bits of a step depend on beside its inputs: torch's version and threads, compiled layers, the attention's kernel."""
+        attends = kernel_in_use(self.compute_dtype, self.device) if self.layout == "forest" else "the model's own"
+        return {"torch": torch.__version__, "threads": torch.get_num_threads(), "compiled": self._is_compiled, "attention": attends}
 
     def _master_state(self) -> dict[str, Tensor]:
         """The model's state with masters in the place of their compute copies."""

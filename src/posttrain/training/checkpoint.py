@@ -33,7 +33,7 @@ _NO_SPACE = tuple(f"(os error {number})" for number in (errno.ENOSPC, errno.EDQU
 
 @dataclass(frozen=True, slots=True)
 class RunState:
-    """Where a run is. ``identity`` says what it is a run of: contract, data, model and settings, as plain JSON."""
+    """Where a run is. ``identity`` says what it is a run of: contract, data, model, settings and what computes it, as plain JSON."""
 
     step: int
     identity: dict[str, Any]
@@ -63,7 +63,8 @@ def load_checkpoint(
 ) -> RunState | None:
     """Restore weights and optimiser from the newest whole checkpoint; None when there is none.
 
-    A damaged one is passed over with a warning. Raises ContractError or ConfigError when the checkpoint is of another run.
+    A damaged one is passed over with a warning; one that was computed by other means (threads, library, kernel) is used with a warning.
+    Raises ContractError or ConfigError when the checkpoint is of another run.
     """
     for step in reversed(_steps(directory)):
         folder = _folder(directory, step)
@@ -73,6 +74,10 @@ def load_checkpoint(
             continue
         content = json.loads((folder / _FILES[2]).read_text(encoding="utf-8"))
         _check_identity(content["identity"], identity, folder)
+        old, new = content["identity"].get("computing"), identity.get("computing")
+        if old and new and old != new:
+            means = _difference(old, new)
+            warnings.warn(f"{folder} was computed by other means ({means}); the run goes on, its last bits are others", RuntimeWarning, 2)
         _restore(folder, parameters, optimizer)
         return RunState(step=content["step"], identity=identity, history=content["history"])
     return None

@@ -16,7 +16,10 @@ _SAMPLES = 4096  # values looked at in each tensor: enough to tell two models ap
 def run_identity(
     model: ForestModel, settings: TrainingSettings, plan: BatchPlan, data: str, contract_record: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Contract, data, model and settings as plain JSON. Call it before anything was trained: it looks at the start weights."""
+    """Contract, data, model, settings and the means of computing as plain JSON.
+
+    Call it before anything was trained: it looks at the start weights.
+    """
     return {
         "contract": {"hash": contract_record.get("hash", "")},
         "settings": settings.dump(),
@@ -28,6 +31,7 @@ def run_identity(
             "start_weights": weights_fingerprint(model),
             "adapters": _adapters(model),
         },
+        "computing": model.computing(),
     }
 
 

@@ -1,6 +1,8 @@
 """The compiled attention against float64 and against the products it stands for."""
 
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +20,9 @@ NAMES = ("out", "grad_q", "grad_k", "grad_v")
 
 @pytest.fixture(autouse=True)
 def fresh():
-    native._library.cache_clear()
+    native._kernel.cache_clear()
     yield
-    native._library.cache_clear()
+    native._kernel.cache_clear()
 
 
 def nodes_of(*rows):
@@ -63,7 +65,7 @@ def test_kernel_is_at_least_as_exact_as_the_products_it_replaces(monkeypatch, fo
     nodes = FORESTS[forest]
     exact = run(torch.float64, nodes, heads, kv_heads, width, window)
     kernel = run(torch.bfloat16, nodes, heads, kv_heads, width, window)
-    assert native._library() is not None
+    assert native._kernel() is not None
     monkeypatch.setattr(native, "has_kernel", lambda *others: False)
     products = run(torch.bfloat16, nodes, heads, kv_heads, width, window)
     for name, ours, theirs, expected in zip(NAMES, kernel, products, exact, strict=True):
@@ -109,43 +111,115 @@ def test_a_score_that_is_not_a_number_is_not_hidden():
 
 
 @needs_kernel
-def test_it_is_built_once(monkeypatch, tmp_path):
+@pytest.mark.parametrize("place", [0, 20, 39])
+def test_a_key_that_is_not_a_number_is_not_hidden(place):
+    nodes, shape = FORESTS["flat"], (1, 2, 243, 16)
+    q, k, v = (torch.ones(shape, dtype=torch.bfloat16) for _ in range(3))
+    k[0, 0, place, 3] = math.nan
+    out = attention.forest_forward(q, k, v, nodes, 0.25, 0, 0.0)
+    assert bool(out[0, place:40, 0].isnan().all())
+    assert bool(out[0, :place].isfinite().all())
+    assert bool(out[0, 40:].isfinite().all())
+
+
+@needs_kernel
+def test_paths_longer_than_a_block_of_scores_and_wide_groups():
+    for nodes, heads in ((nodes_of([(0, 4500), (9000, 40)], [(0, 4500), (8000, 9)]), 2), (nodes_of([(0, 50)]), 112)):
+        kernel, exact = (run(dtype, nodes, heads, 1, 16) for dtype in (torch.bfloat16, torch.float64))
+        assert all(error(ours, expected) < 4e-3 for ours, expected in zip(kernel, exact, strict=True))
+
+
+@needs_kernel
+def test_it_is_built_once_and_needs_no_compiler_then(monkeypatch, tmp_path):
     monkeypatch.setenv("POSTTRAIN_HOME", str(tmp_path))
-    assert native._library() is not None
+    assert native._kernel() is not None
     (built,) = tmp_path.glob("kernels/*")
     stamp = built.stat().st_mtime_ns
-    native._library.cache_clear()
-    assert native._library() is not None
+    native._kernel.cache_clear()
+    monkeypatch.setattr(native, "find_compiler", lambda: None)
+    assert native._kernel() is not None
     assert [file.stat().st_mtime_ns for file in tmp_path.glob("kernels/*")] == [stamp]
 
 
 @needs_kernel
-@pytest.mark.parametrize("fault", ["compiler fails", "cache cannot be written", "library is damaged"])
+def test_a_damaged_library_is_built_again(monkeypatch, tmp_path):
+    monkeypatch.setenv("POSTTRAIN_HOME", str(tmp_path))
+    built = make_library(tmp_path)
+    built.write_bytes(b"no library")
+    assert native._kernel() is not None
+    assert built.stat().st_size > 10_000
+
+
+def make_library(home):
+    """The library in the cache, built and not loaded: what a process has loaded is found again by its name."""
+    other = home / "other"
+    source = Path(native.__file__).with_name("kernels") / "forest_attention.cpp"
+    native._build(native.find_compiler(), source.read_bytes(), other / "library.so")
+    mark = native.kernel_in_use(torch.bfloat16, torch.device("cpu")).removeprefix("kernel ")
+    native._kernel.cache_clear()
+    path = home / "kernels" / f"forest_attention-{mark}.so"
+    path.unlink(missing_ok=True)
+    path.parent.mkdir(exist_ok=True)
+    return (other / "library.so").rename(path)
+
+
+FAULTS = {
+    "compiler fails": "unknown flag -mavx512bf16",
+    "cache cannot be written": "kernels",
+    "others can write it": "others can write",
+    "no home": "home",
+}
+
+
+@needs_kernel
+@pytest.mark.parametrize("fault", FAULTS)
 def test_without_it_training_goes_on_and_says_why(monkeypatch, tmp_path, fault):
     expected = run(torch.float64, FORESTS["flat"], 4, 2, 16)
     monkeypatch.setenv("POSTTRAIN_HOME", str(tmp_path))
     if fault == "compiler fails":
         script = tmp_path / "c++"
-        script.write_text("#!/bin/sh\n[ \"$1\" = --version ] && exit 0\necho 'unknown flag -mavx512bf16' >&2; exit 1\n")
+        script.write_text("#!/bin/sh\necho 'unknown flag -mavx512bf16' >&2; exit 1\n")
         script.chmod(0o755)
         monkeypatch.setattr(native, "find_compiler", lambda: str(script))
-        said = "unknown flag -mavx512bf16"
     elif fault == "cache cannot be written":
         (tmp_path / "kernels").write_text("a file where a folder should be")
-        said = "kernels"
+    elif fault == "others can write it":
+        make_library(tmp_path).chmod(0o777)
     else:
-        source = Path(native.__file__).with_name("kernels") / "forest_attention.cpp"
-        built = native._build(native.find_compiler(), source.read_bytes())
-        built.write_bytes(b"no library")
-        said = built.name
+        monkeypatch.setattr(native, "kernel_cache", lambda: Path("~nobody-of-this-name").expanduser())
     with pytest.warns(RuntimeWarning, match="the attention kernel cannot be used") as warned:
         found = run(torch.bfloat16, FORESTS["flat"], 4, 2, 16)
     assert len(warned) == 1
-    assert said in str(warned[0].message)
+    assert FAULTS[fault] in str(warned[0].message)
     assert all(error(ours, exact) < 1e-2 for ours, exact in zip(found, expected, strict=True))
+    assert native.kernel_in_use(torch.bfloat16, torch.device("cpu")) == "products"
 
 
-def test_no_compiler_is_no_fault(monkeypatch):
+@needs_kernel
+def test_no_memory_is_an_error_and_not_the_end_of_the_process():
+    code = """
+import resource, torch
+from posttrain.models import attention, native
+assert native.kernel_in_use(torch.bfloat16, torch.device("cpu")) != "products"
+length = 60_000
+q, k, v = (torch.zeros(1, heads, length, 64, dtype=torch.bfloat16) for heads in (2, 2, 2))
+nodes = torch.tensor([[0, length, -1, length]])
+small = torch.tensor([[0, 16, -1, 16]])
+attention.forest_forward(q[:, :, :16], k[:, :, :16], v[:, :, :16], small, 0.1, 0, 0.0)  # threads and their stacks are there
+used = int(open("/proc/self/statm").read().split()[0]) * 4096
+resource.setrlimit(resource.RLIMIT_AS, (used + 24 * 2**20, -1))
+try:
+    attention.forest_forward(q, k, v, nodes, 0.1, 0, 0.0)
+except MemoryError as error:
+    print("said:", error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "no memory for attention over 60000 tokens" in done.stdout
+
+
+def test_no_compiler_is_no_fault(monkeypatch, tmp_path):
     monkeypatch.setattr(native, "find_compiler", lambda: None)
+    monkeypatch.setenv("POSTTRAIN_HOME", str(tmp_path))
     expected, found = (run(dtype, FORESTS["flat"], 4, 2, 16) for dtype in (torch.float64, torch.bfloat16))
     assert all(error(ours, exact) < 1e-2 for ours, exact in zip(found, expected, strict=True))

@@ -111,6 +111,17 @@ def test_another_start_model_is_refused(finished):
         start(finished, policy=Policy(model, ModelSettings(path="unused"), compute_dtype=torch.float32))
 
 
+def test_other_means_of_computing_are_told(finished):
+    before = torch.get_num_threads()
+    torch.set_num_threads(before + 1)
+    try:
+        with pytest.warns(RuntimeWarning, match=rf"step-00000012 was computed by other means \(threads: was {before}, now {before + 1}\)"):
+            result = start(finished)
+    finally:
+        torch.set_num_threads(before)
+    assert result.resumed_from == 12
+
+
 def test_settings_that_only_decide_memory_and_disk_may_change(finished):
     result = start(finished, keep_checkpoints=1, checkpoint_every_steps=7, max_tokens_per_microbatch=60)
     assert result.resumed_from == 12

@@ -1,27 +1,31 @@
 // Attention over a forest of prefixes in bfloat16, forward and backward, for x86 CPUs with AVX512-BF16.
 //
-// The same arithmetic as attention.py, a few query rows at a time, so that scores never leave the second-level cache: products in
-// bfloat16 with float32 sums, softmax in float32, probabilities and their gradients rounded to bfloat16 before the next product.
+// What attention.py computes, a few query rows at a time, so that scores of paths up to some thousand tokens stay in the second-level
+// cache: products in bfloat16 with float32 sums, softmax in float32, its exponentials and gradients rounded to bfloat16 before the next
+// product.
 //
 // A tree of the forest is worked on in its own columns: one a token, every node beginning at a multiple of 16 and filled up with zeros.
-// So a path is a few runs of whole vectors, and keys and values are packed once a tree. Work is cut by (key-value head, tree), and
-// backward by parts of a tree where there are fewer of those than threads; every part adds up its own gradients of keys and values, and
-// they are summed in a fixed order: a result depends on the number of threads, never on their timing.
+// So a path is a few runs of whole vectors, and keys and values are packed once a tree. Work is cut by (key-value head, tree), and where
+// that is too little for the threads, by parts of a tree. Every part adds up its own gradients of keys and values, and they are summed in
+// a fixed order: gradients depend on the number of threads, nothing on their timing.
 
 #include <immintrin.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <memory>
+#include <new>
 #include <vector>
 
 namespace {
 
 constexpr int64_t LANES = 16;
-constexpr int64_t ROWS = 96;         // query rows (heads of a group x tokens) worked on together
-constexpr int64_t SCORES = 1 << 16;  // bound on rows x keys of one block of scores: 256 KB of float32
+constexpr int64_t BLOCK_ROWS = 96;       // query rows (heads of a group x tokens) worked on together
+constexpr int64_t BLOCK_SCORES = 1 << 16;  // aim for rows x columns of a block: 256 KB of float32; 16 rows are taken on any path
+constexpr int64_t MAX_PART_BYTES = 256 << 20;  // of all parts' sums
 
 int64_t round_up(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
 
@@ -40,27 +44,26 @@ struct Tree {
     double work;
 };
 
-struct Span {  // keys of one node on a path: `length` tokens from tree column `column`, at `local` in the block's scores
-    int64_t column, length, local, position;
+struct Span {  // keys of one node on a path: `length` tokens from tree column `column`, at `local` in the block's scores; the first one's
+    int64_t column, length, local, position;  // place on the path
 };
 
 struct Block {
     int64_t head, token, rows, position;  // first query row, their number, its place on the path
-    int64_t keys;                         // columns of the block's scores
+    int64_t columns;                      // of its scores
     std::vector<Span> spans;
 };
 
 struct Problem {
-    int64_t heads, kv_heads, tokens, width, window;
-    float scale;
+    int64_t heads, kv_heads, width, window;
     std::vector<Node> nodes;
     std::vector<Tree> trees;
     int64_t columns = 0;
     int64_t group() const { return heads / kv_heads; }
 };
 
-Problem read_problem(const int64_t* sizes, float scale, const int64_t* rows, int64_t count) {
-    Problem problem{sizes[0], sizes[1], sizes[2], sizes[3], sizes[4], scale, {}, {}};
+Problem read_problem(const int64_t* sizes, const int64_t* rows, int64_t count) {
+    Problem problem{sizes[0], sizes[1], sizes[2], sizes[3], {}, {}};
     std::vector<int64_t> before(count);
     for (int64_t i = 0; i < count; i++) {
         const int64_t first = rows[4 * i], last = rows[4 * i + 1], parent = rows[4 * i + 2];
@@ -88,8 +91,9 @@ std::vector<Block> cut_blocks(const Problem& problem, const Tree& tree, int64_t 
         const Node& node = problem.nodes[n];
         int64_t rows = 0;
         for (int64_t token = node.first; token < node.last; token += rows) {
-            const int64_t seen = past + token - node.first + 1;
-            rows = std::min(ROWS, std::max<int64_t>(SCORES / round_up(seen, LANES), LANES)) / problem.group();
+            int64_t seen = past + token - node.first + 1;
+            if (problem.window) seen = std::min(seen, problem.window + BLOCK_ROWS);
+            rows = std::min(BLOCK_ROWS, std::max<int64_t>(BLOCK_SCORES / round_up(seen, LANES), LANES)) / problem.group();
             rows = std::min(std::max<int64_t>(rows, 1), node.last - token);
             Block block{kv_head * problem.group(), token, rows, past + token - node.first, 0, {}};
             int64_t position = 0;
@@ -98,8 +102,8 @@ std::vector<Block> cut_blocks(const Problem& problem, const Tree& tree, int64_t 
                 int64_t skipped = 0;
                 if (problem.window) skipped = std::max<int64_t>(0, block.position - problem.window + 1 - position) / LANES * LANES;
                 if (skipped < length) {
-                    block.spans.push_back({problem.nodes[i].column + skipped, length - skipped, block.keys, position + skipped});
-                    block.keys += round_up(length - skipped, LANES);
+                    block.spans.push_back({problem.nodes[i].column + skipped, length - skipped, block.columns, position + skipped});
+                    block.columns += round_up(length - skipped, LANES);
                 }
                 position += length;
             }
@@ -111,12 +115,12 @@ std::vector<Block> cut_blocks(const Problem& problem, const Tree& tree, int64_t 
 
 // C [rows, 16 vectors] (+)= A B over `pairs` pairs of bfloat16: a pair of A is at a[row * row_stride + pair * pair_stride], pair p of
 // column j of B at b[p * b_stride + j].
-template <int ROWS_, int VECTORS>
+template <int ROWS, int VECTORS>
 void multiply_tile(int64_t pairs, const uint32_t* a, int64_t row_stride, int64_t pair_stride, const uint32_t* b, int64_t b_stride, float* c,
                    int64_t c_stride, bool add) {
-    __m512 sum[ROWS_][VECTORS];
+    __m512 sum[ROWS][VECTORS];
 #pragma GCC unroll 8
-    for (int r = 0; r < ROWS_; r++)
+    for (int r = 0; r < ROWS; r++)
 #pragma GCC unroll 4
         for (int v = 0; v < VECTORS; v++) sum[r][v] = add ? _mm512_loadu_ps(c + r * c_stride + v * LANES) : _mm512_setzero_ps();
     for (int64_t p = 0; p < pairs; p++) {
@@ -124,14 +128,14 @@ void multiply_tile(int64_t pairs, const uint32_t* a, int64_t row_stride, int64_t
 #pragma GCC unroll 4
         for (int v = 0; v < VECTORS; v++) column[v] = (__m512bh)_mm512_loadu_si512(b + p * b_stride + v * LANES);
 #pragma GCC unroll 8
-        for (int r = 0; r < ROWS_; r++) {
+        for (int r = 0; r < ROWS; r++) {
             const __m512bh row = (__m512bh)_mm512_set1_epi32(int(a[r * row_stride + p * pair_stride]));
 #pragma GCC unroll 4
             for (int v = 0; v < VECTORS; v++) sum[r][v] = _mm512_dpbf16_ps(sum[r][v], row, column[v]);
         }
     }
 #pragma GCC unroll 8
-    for (int r = 0; r < ROWS_; r++)
+    for (int r = 0; r < ROWS; r++)
 #pragma GCC unroll 4
         for (int v = 0; v < VECTORS; v++) _mm512_storeu_ps(c + r * c_stride + v * LANES, sum[r][v]);
 }
@@ -197,8 +201,8 @@ void pack_transposed(int64_t columns, int64_t width, Rows rows_of, uint32_t* out
     }
 }
 
-__m512 exponential(__m512 x) {  // of x <= 0; 2^f by its series up to f^6, |f| <= 1/2
-    const __m512 t = _mm512_max_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)), _mm512_set1_ps(-150.0f));
+__m512 exponential(__m512 x) {  // of x <= 0, or not a number; 2^f by its series up to f^6, |f| <= 1/2
+    const __m512 t = _mm512_max_ps(_mm512_set1_ps(-150.0f), _mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)));  // gives the second where it is NaN
     const __m512 whole = _mm512_roundscale_ps(t, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
     const __m512 f = _mm512_sub_ps(t, whole);
     __m512 sum = _mm512_set1_ps(1.5403530e-4f);
@@ -234,7 +238,12 @@ struct Buffer {
     std::unique_ptr<T[]> data;
     int64_t size = 0;
     T* at_least(int64_t wanted) {
-        if (wanted > size) data.reset(new T[size = wanted + wanted / 4]);
+        if (wanted > size) {
+            data.reset();
+            size = 0;
+            data.reset(new T[wanted + wanted / 4]);
+            size = wanted + wanted / 4;
+        }
         return data.get();
     }
 };
@@ -287,196 +296,249 @@ std::vector<Task> plan_tasks(const Problem& problem, int64_t parts) {
 }
 
 int64_t choose_parts(const Problem& problem, int64_t threads) {
-    const int64_t tasks = problem.kv_heads * int64_t(problem.trees.size());
-    return tasks >= 4 * threads ? 1 : (4 * threads + tasks - 1) / tasks;
+    const int64_t tasks = problem.kv_heads * int64_t(problem.trees.size()), bytes = 8 * problem.kv_heads * problem.columns * problem.width;
+    int64_t blocks = 1;
+    for (const Tree& tree : problem.trees) blocks = std::max(blocks, tree.columns * problem.group() / BLOCK_ROWS);
+    return std::max<int64_t>(1, std::min({(2 * threads + tasks - 1) / tasks, blocks, MAX_PART_BYTES / bytes}));
+}
+
+// Runs `work(number, buffers)` for the numbers below `count`, in any order; false when one of them found no memory.
+template <class Buffers, class Work>
+bool run_parallel(int64_t count, int64_t threads, Work work) {
+    std::atomic<bool> failed{false};
+#pragma omp parallel num_threads(threads)
+    {
+        Buffers buffers;
+#pragma omp for schedule(dynamic, 1)
+        for (int64_t number = 0; number < count; number++) {
+            if (failed) continue;
+            try {
+                work(number, buffers);
+            } catch (const std::bad_alloc&) {
+                failed = true;
+            }
+        }
+    }
+    return !failed;
+}
+
+struct ForwardBuffers {
+    Buffer<uint16_t> query, weights;
+    Buffer<uint32_t> keys, values;
+    Buffer<float> scores, mixed, factors;
+};
+
+struct Inputs {
+    Tensor q, k, v;
+    float scale;
+};
+
+void forward_block(const Problem& problem, const Tree& tree, const Block& block, const Inputs& in, const Tensor& out,
+                   const uint32_t* turned_keys, const uint32_t* paired_values, ForwardBuffers& buffers) {
+    const int64_t rows = problem.group() * block.rows, width = problem.width;
+    const uint32_t* query = copy_rows(rows, width, query_rows(block, in.q), buffers.query);
+    float* scores = buffers.scores.at_least(rows * block.columns);
+    uint16_t* weights = buffers.weights.at_least(rows * block.columns);
+    float *mixed = buffers.mixed.at_least(rows * width), *factors = buffers.factors.at_least(rows);
+    for (const Span& span : block.spans)
+        multiply(rows, round_up(span.length, LANES), width / 2, query, width / 2, 1, turned_keys + span.column, tree.columns,
+                 scores + span.local, block.columns, false);
+    for (int64_t r = 0; r < rows; r++) {
+        const int64_t position = block.position + r % block.rows;
+        const float* row = scores + r * block.columns;
+        const __m512 largest = _mm512_set1_ps(largest_score(block, position, problem.window, row));
+        __m512 total = _mm512_setzero_ps();
+        for_each_vector(block, position, problem.window, [&](int64_t column, __mmask16 seen) {
+            const __m512 score = _mm512_mul_ps(_mm512_sub_ps(_mm512_loadu_ps(row + column), largest), _mm512_set1_ps(in.scale));
+            const __m512 weight = _mm512_maskz_mov_ps(seen, exponential(score));
+            total = _mm512_add_ps(total, weight);
+            _mm256_storeu_si256((__m256i*)(weights + r * block.columns + column), narrow(weight));
+        });
+        factors[r] = 1.0f / _mm512_reduce_add_ps(total);
+    }
+    bool add = false;
+    for (const Span& span : block.spans) {
+        multiply(rows, width, round_up(span.length, LANES) / 2, (const uint32_t*)weights + span.local / 2, block.columns / 2, 1,
+                 paired_values + span.column / 2 * width, width, mixed, width, add);
+        add = true;
+    }
+    write_rows(problem, block, mixed, factors, out);
+}
+
+struct BackwardBuffers {
+    Buffer<uint16_t> query, grad_out, slopes;
+    Buffer<uint32_t> keys, values, paired_keys, paired_query, paired_grad_out, paired_weights, paired_slopes;
+    Buffer<float> scores, weight_grads, query_grads, factors;
+};
+
+struct PackedTree {
+    const uint32_t *turned_keys, *turned_values, *paired_keys;
+    float *key_sums, *value_sums;
+};
+
+void backward_block(const Problem& problem, const Tree& tree, const Block& block, const Inputs& in, const Tensor& grad,
+                    const Tensor& grad_q, const PackedTree& packed, BackwardBuffers& buffers) {
+    const int64_t rows = problem.group() * block.rows, pairs = (rows + 1) / 2, width = problem.width;
+    const uint32_t* query = copy_rows(rows, width, query_rows(block, in.q), buffers.query);
+    const uint32_t* grad_out = copy_rows(rows, width, query_rows(block, grad), buffers.grad_out);
+    uint32_t* paired_query = buffers.paired_query.at_least(pairs * width);
+    uint32_t* paired_grad_out = buffers.paired_grad_out.at_least(pairs * width);
+    pack_pairs(rows, width, query_rows(block, in.q), paired_query);
+    pack_pairs(rows, width, query_rows(block, grad), paired_grad_out);
+    float* scores = buffers.scores.at_least(2 * pairs * block.columns);
+    float* weight_grads = buffers.weight_grads.at_least(2 * pairs * block.columns);
+    float *query_grads = buffers.query_grads.at_least(rows * width), *factors = buffers.factors.at_least(4 * pairs);
+    for (const Span& span : block.spans) {
+        const int64_t columns = round_up(span.length, LANES);
+        multiply(rows, columns, width / 2, query, width / 2, 1, packed.turned_keys + span.column, tree.columns, scores + span.local,
+                 block.columns, false);
+        multiply(rows, columns, width / 2, grad_out, width / 2, 1, packed.turned_values + span.column, tree.columns,
+                 weight_grads + span.local, block.columns, false);
+    }
+    if (rows % 2) {  // the row that fills up the last pair
+        std::fill_n(scores + rows * block.columns, block.columns, 0.0f);
+        std::fill_n(weight_grads + rows * block.columns, block.columns, 0.0f);
+        factors[2 * rows] = factors[2 * rows + 1] = 0.0f;
+    }
+    for (int64_t r = 0; r < rows; r++) {  // scores become exp(score - largest); 1 / their sum and the mean of the gradients are kept
+        const int64_t position = block.position + r % block.rows;
+        float* row = scores + r * block.columns;
+        const float* row_grads = weight_grads + r * block.columns;
+        const __m512 largest = _mm512_set1_ps(largest_score(block, position, problem.window, row));
+        __m512 total = _mm512_setzero_ps(), mean = _mm512_setzero_ps();
+        for_each_vector(block, position, problem.window, [&](int64_t column, __mmask16 seen) {
+            const __m512 score = _mm512_mul_ps(_mm512_sub_ps(_mm512_loadu_ps(row + column), largest), _mm512_set1_ps(in.scale));
+            const __m512 weight = _mm512_maskz_mov_ps(seen, exponential(score));
+            total = _mm512_add_ps(total, weight);
+            mean = _mm512_fmadd_ps(weight, _mm512_loadu_ps(row_grads + column), mean);
+            _mm512_storeu_ps(row + column, weight);
+        });
+        const float factor = 1.0f / _mm512_reduce_add_ps(total);
+        factors[2 * r] = factor;
+        factors[2 * r + 1] = _mm512_reduce_add_ps(mean) * factor;
+    }
+    uint16_t* slopes = buffers.slopes.at_least(2 * pairs * block.columns);
+    uint32_t* paired_weights = buffers.paired_weights.at_least(pairs * block.columns);
+    uint32_t* paired_slopes = buffers.paired_slopes.at_least(pairs * block.columns);
+    for (int64_t r = 0; r < 2 * pairs; r += 2)  // softmax and its gradient, two rows at a time
+        for (int64_t column = 0; column < block.columns; column += LANES) {
+            __m256i weights[2], row_slopes[2];
+            for (int i = 0; i < 2; i++) {
+                const int64_t at = (r + i) * block.columns + column;
+                const __m512 weight = _mm512_mul_ps(_mm512_loadu_ps(scores + at), _mm512_set1_ps(factors[2 * (r + i)]));
+                const __m512 away = _mm512_sub_ps(_mm512_loadu_ps(weight_grads + at), _mm512_set1_ps(factors[2 * (r + i) + 1]));
+                weights[i] = narrow(weight);
+                row_slopes[i] = narrow(_mm512_mul_ps(_mm512_mul_ps(weight, away), _mm512_set1_ps(in.scale)));
+                _mm256_storeu_si256((__m256i*)(slopes + at), row_slopes[i]);
+            }
+            _mm512_storeu_si512(paired_weights + r / 2 * block.columns + column, pair_up(weights[0], weights[1]));
+            _mm512_storeu_si512(paired_slopes + r / 2 * block.columns + column, pair_up(row_slopes[0], row_slopes[1]));
+        }
+    bool add = false;
+    for (const Span& span : block.spans) {
+        const int64_t columns = round_up(span.length, LANES);
+        multiply(rows, width, columns / 2, (const uint32_t*)slopes + span.local / 2, block.columns / 2, 1,
+                 packed.paired_keys + span.column / 2 * width, width, query_grads, width, add);
+        multiply(columns, width, pairs, paired_slopes + span.local, 1, block.columns, paired_query, width,
+                 packed.key_sums + span.column * width, width, true);
+        multiply(columns, width, pairs, paired_weights + span.local, 1, block.columns, paired_grad_out, width,
+                 packed.value_sums + span.column * width, width, true);
+        add = true;
+    }
+    write_rows(problem, block, query_grads, nullptr, grad_q);
+}
+
+bool run_forward(const Problem& problem, const Inputs& in, const Tensor& out, int64_t threads) {
+    const int64_t width = problem.width, parts = choose_parts(problem, threads);
+    const std::vector<Task> tasks = plan_tasks(problem, parts);
+    return run_parallel<ForwardBuffers>(int64_t(tasks.size()), threads, [&](int64_t number, ForwardBuffers& buffers) {
+        const Task& task = tasks[number];
+        const Tree& tree = problem.trees[task.tree];
+        const TreeRows rows_of(problem, tree);
+        uint32_t* turned_keys = buffers.keys.at_least(width / 2 * tree.columns);
+        uint32_t* paired_values = buffers.values.at_least(tree.columns / 2 * width);
+        pack_transposed(tree.columns, width, rows_of.of(in.k, task.kv_head), turned_keys);
+        pack_pairs(tree.columns, width, rows_of.of(in.v, task.kv_head), paired_values);
+        const std::vector<Block> blocks = cut_blocks(problem, tree, task.kv_head);
+        for (int64_t b = task.part; b < int64_t(blocks.size()); b += parts)
+            forward_block(problem, tree, blocks[b], in, out, turned_keys, paired_values, buffers);
+    });
+}
+
+bool run_backward(const Problem& problem, const Inputs& in, const Tensor& grad, const Tensor& grad_q, const Tensor& grad_k,
+                  const Tensor& grad_v, int64_t threads) {
+    const int64_t width = problem.width, parts = choose_parts(problem, threads), each = problem.columns * width;
+    const std::vector<Task> tasks = plan_tasks(problem, parts);
+    const std::unique_ptr<float[]> sums(new float[2 * parts * problem.kv_heads * each]);  // of keys, then of values, by part and head
+    auto sum_of = [&](int64_t which, int64_t part, int64_t head, int64_t column) {
+        return sums.get() + ((which * parts + part) * problem.kv_heads + head) * each + column * width;
+    };
+    const bool done = run_parallel<BackwardBuffers>(int64_t(tasks.size()), threads, [&](int64_t number, BackwardBuffers& buffers) {
+        const Task& task = tasks[number];
+        const Tree& tree = problem.trees[task.tree];
+        const TreeRows rows_of(problem, tree);
+        uint32_t* turned_keys = buffers.keys.at_least(width / 2 * tree.columns);
+        uint32_t* turned_values = buffers.values.at_least(width / 2 * tree.columns);
+        uint32_t* paired_keys = buffers.paired_keys.at_least(tree.columns / 2 * width);
+        pack_transposed(tree.columns, width, rows_of.of(in.k, task.kv_head), turned_keys);
+        pack_transposed(tree.columns, width, rows_of.of(in.v, task.kv_head), turned_values);
+        pack_pairs(tree.columns, width, rows_of.of(in.k, task.kv_head), paired_keys);
+        float* key_sums = sum_of(0, task.part, task.kv_head, tree.column);
+        float* value_sums = sum_of(1, task.part, task.kv_head, tree.column);
+        std::fill_n(key_sums, tree.columns * width, 0.0f);
+        std::fill_n(value_sums, tree.columns * width, 0.0f);
+        const PackedTree packed{turned_keys, turned_values, paired_keys, key_sums, value_sums};
+        const std::vector<Block> blocks = cut_blocks(problem, tree, task.kv_head);
+        for (int64_t b = task.part; b < int64_t(blocks.size()); b += parts)
+            backward_block(problem, tree, blocks[b], in, grad, grad_q, packed, buffers);
+    });
+    if (!done) return false;
+    struct None {};
+    const int64_t trees = int64_t(problem.trees.size());
+    return run_parallel<None>(trees * problem.kv_heads, threads, [&](int64_t number, None&) {
+        const int64_t head = number % problem.kv_heads;
+        const Tree& tree = problem.trees[number / problem.kv_heads];
+        const TreeRows rows_of(problem, tree);
+        for (int64_t column = 0; column < tree.columns; column++) {
+            const int64_t token = rows_of.tokens[column];
+            if (token < 0) continue;
+            for (int64_t which = 0; which < 2; which++)
+                for (int64_t i = 0; i < width; i += LANES) {
+                    __m512 total = _mm512_setzero_ps();
+                    for (int64_t part = 0; part < parts; part++)
+                        total = _mm512_add_ps(total, _mm512_loadu_ps(sum_of(which, part, head, tree.column + column) + i));
+                    _mm256_storeu_si256((__m256i*)((which ? grad_v : grad_k).row(head, token) + i), narrow(total));
+                }
+        }
+    });
 }
 
 }  // namespace
 
+// sizes: heads, kv_heads, width, window. strides: (head, token) of every tensor, in their order. nodes: [count, 4] rows of a Forest.
+// Both return 1 when there was no memory, else 0.
 extern "C" {
 
-// sizes: heads, kv_heads, tokens, width, window. strides: (head, token) of q, k, v, out. nodes: [count, 4] rows of a Forest.
-void posttrain_forest_forward(const int64_t* sizes, float scale, const int64_t* nodes, int64_t count, uint16_t* q, uint16_t* k, uint16_t* v,
-                              uint16_t* out, const int64_t* strides, int64_t threads) {
-    const Problem problem = read_problem(sizes, scale, nodes, count);
-    const Tensor queries{q, strides[0], strides[1]}, keys{k, strides[2], strides[3]}, values{v, strides[4], strides[5]};
-    const Tensor output{out, strides[6], strides[7]};
-    const int64_t width = problem.width, parts = choose_parts(problem, threads);
-    const std::vector<Task> tasks = plan_tasks(problem, parts);
-#pragma omp parallel num_threads(threads)
-    {
-        Buffer<uint16_t> query_buffer, weight_buffer;
-        Buffer<uint32_t> key_buffer, value_buffer;
-        Buffer<float> score_buffer, mixed_buffer, factor_buffer;
-#pragma omp for schedule(dynamic, 1)
-        for (int64_t number = 0; number < int64_t(tasks.size()); number++) {
-            const Task& task = tasks[number];
-            const Tree& tree = problem.trees[task.tree];
-            const TreeRows rows_of(problem, tree);
-            uint32_t* turned_keys = key_buffer.at_least(width / 2 * tree.columns);
-            uint32_t* paired_values = value_buffer.at_least(tree.columns / 2 * width);
-            pack_transposed(tree.columns, width, rows_of.of(keys, task.kv_head), turned_keys);
-            pack_pairs(tree.columns, width, rows_of.of(values, task.kv_head), paired_values);
-            const std::vector<Block> blocks = cut_blocks(problem, tree, task.kv_head);
-            for (int64_t b = task.part; b < int64_t(blocks.size()); b += parts) {
-                const Block& block = blocks[b];
-                const int64_t rows = problem.group() * block.rows;
-                const uint32_t* query = copy_rows(rows, width, query_rows(block, queries), query_buffer);
-                float* scores = score_buffer.at_least(rows * block.keys);
-                uint16_t* weights = weight_buffer.at_least(rows * block.keys);
-                float *mixed = mixed_buffer.at_least(rows * width), *factors = factor_buffer.at_least(rows);
-                for (const Span& span : block.spans)
-                    multiply(rows, round_up(span.length, LANES), width / 2, query, width / 2, 1, turned_keys + span.column, tree.columns,
-                             scores + span.local, block.keys, false);
-                for (int64_t r = 0; r < rows; r++) {
-                    const int64_t position = block.position + r % block.rows;
-                    const float* row = scores + r * block.keys;
-                    const __m512 largest = _mm512_set1_ps(largest_score(block, position, problem.window, row));
-                    __m512 total = _mm512_setzero_ps();
-                    for_each_vector(block, position, problem.window, [&](int64_t column, __mmask16 seen) {
-                        const __m512 score = _mm512_mul_ps(_mm512_sub_ps(_mm512_loadu_ps(row + column), largest), _mm512_set1_ps(scale));
-                        const __m512 weight = _mm512_maskz_mov_ps(seen, exponential(score));
-                        total = _mm512_add_ps(total, weight);
-                        _mm256_storeu_si256((__m256i*)(weights + r * block.keys + column), narrow(weight));
-                    });
-                    factors[r] = 1.0f / _mm512_reduce_add_ps(total);
-                }
-                bool add = false;
-                for (const Span& span : block.spans) {
-                    multiply(rows, width, round_up(span.length, LANES) / 2, (const uint32_t*)weights + span.local / 2, block.keys / 2, 1,
-                             paired_values + span.column / 2 * width, width, mixed, width, add);
-                    add = true;
-                }
-                write_rows(problem, block, mixed, factors, output);
-            }
-        }
-    }
+int posttrain_forest_forward(const int64_t* sizes, float scale, const int64_t* nodes, int64_t count, uint16_t* q, uint16_t* k, uint16_t* v,
+                             uint16_t* out, const int64_t* strides, int64_t threads) try {
+    const Problem problem = read_problem(sizes, nodes, count);
+    if (problem.trees.empty()) return 0;
+    const Inputs in{{q, strides[0], strides[1]}, {k, strides[2], strides[3]}, {v, strides[4], strides[5]}, scale};
+    return !run_forward(problem, in, {out, strides[6], strides[7]}, threads);
+} catch (const std::bad_alloc&) {
+    return 1;
 }
 
-// strides: (head, token) of grad, q, k, v, grad_q, grad_k, grad_v.
-void posttrain_forest_backward(const int64_t* sizes, float scale, const int64_t* nodes, int64_t count, uint16_t* grad, uint16_t* q,
-                               uint16_t* k, uint16_t* v, uint16_t* grad_q, uint16_t* grad_k, uint16_t* grad_v, const int64_t* strides,
-                               int64_t threads) {
-    const Problem problem = read_problem(sizes, scale, nodes, count);
-    const Tensor grads{grad, strides[0], strides[1]}, queries{q, strides[2], strides[3]}, keys{k, strides[4], strides[5]};
-    const Tensor values{v, strides[6], strides[7]}, grad_queries{grad_q, strides[8], strides[9]};
-    const Tensor grad_keys{grad_k, strides[10], strides[11]}, grad_values{grad_v, strides[12], strides[13]};
-    const int64_t width = problem.width, parts = choose_parts(problem, threads), each = problem.columns * width;
-    const std::vector<Task> tasks = plan_tasks(problem, parts);
-    const std::unique_ptr<float[]> sums(new float[2 * parts * problem.kv_heads * each]);  // of keys, then of values, by part and head
-    auto sum_of = [&](int64_t which, int64_t part, int64_t head) { return sums.get() + ((which * parts + part) * problem.kv_heads + head) * each; };
-#pragma omp parallel num_threads(threads)
-    {
-        Buffer<uint16_t> query_buffer, grad_buffer, slope_buffer;
-        Buffer<uint32_t> key_buffer, value_buffer, key_pair_buffer, query_pair_buffer, grad_pair_buffer, weight_pair_buffer, slope_pair_buffer;
-        Buffer<float> score_buffer, weight_grad_buffer, query_grad_buffer, factor_buffer;
-#pragma omp for schedule(dynamic, 1)
-        for (int64_t number = 0; number < int64_t(tasks.size()); number++) {
-            const Task& task = tasks[number];
-            const Tree& tree = problem.trees[task.tree];
-            const TreeRows rows_of(problem, tree);
-            uint32_t* turned_keys = key_buffer.at_least(width / 2 * tree.columns);
-            uint32_t* turned_values = value_buffer.at_least(width / 2 * tree.columns);
-            uint32_t* paired_keys = key_pair_buffer.at_least(tree.columns / 2 * width);
-            pack_transposed(tree.columns, width, rows_of.of(keys, task.kv_head), turned_keys);
-            pack_transposed(tree.columns, width, rows_of.of(values, task.kv_head), turned_values);
-            pack_pairs(tree.columns, width, rows_of.of(keys, task.kv_head), paired_keys);
-            float* key_sums = sum_of(0, task.part, task.kv_head) + tree.column * width;
-            float* value_sums = sum_of(1, task.part, task.kv_head) + tree.column * width;
-            std::fill_n(key_sums, tree.columns * width, 0.0f);
-            std::fill_n(value_sums, tree.columns * width, 0.0f);
-            const std::vector<Block> blocks = cut_blocks(problem, tree, task.kv_head);
-            for (int64_t b = task.part; b < int64_t(blocks.size()); b += parts) {
-                const Block& block = blocks[b];
-                const int64_t rows = problem.group() * block.rows, pairs = (rows + 1) / 2;
-                const uint32_t* query = copy_rows(rows, width, query_rows(block, queries), query_buffer);
-                const uint32_t* out = copy_rows(rows, width, query_rows(block, grads), grad_buffer);
-                uint32_t* paired_query = query_pair_buffer.at_least(pairs * width);
-                uint32_t* paired_out = grad_pair_buffer.at_least(pairs * width);
-                pack_pairs(rows, width, query_rows(block, queries), paired_query);
-                pack_pairs(rows, width, query_rows(block, grads), paired_out);
-                float* scores = score_buffer.at_least(2 * pairs * block.keys);
-                float* weight_grads = weight_grad_buffer.at_least(2 * pairs * block.keys);
-                float *query_grads = query_grad_buffer.at_least(rows * width), *factors = factor_buffer.at_least(4 * pairs);
-                for (const Span& span : block.spans) {
-                    const int64_t columns = round_up(span.length, LANES);
-                    multiply(rows, columns, width / 2, query, width / 2, 1, turned_keys + span.column, tree.columns, scores + span.local,
-                             block.keys, false);
-                    multiply(rows, columns, width / 2, out, width / 2, 1, turned_values + span.column, tree.columns,
-                             weight_grads + span.local, block.keys, false);
-                }
-                if (rows % 2) {  // the row that fills up the last pair
-                    std::fill_n(scores + rows * block.keys, block.keys, 0.0f);
-                    std::fill_n(weight_grads + rows * block.keys, block.keys, 0.0f);
-                    factors[2 * rows] = factors[2 * rows + 1] = 0.0f;
-                }
-                for (int64_t r = 0; r < rows; r++) {  // scores become exp(score - largest); 1 / their sum and the mean of the gradients are kept
-                    const int64_t position = block.position + r % block.rows;
-                    float* row = scores + r * block.keys;
-                    const float* row_grads = weight_grads + r * block.keys;
-                    const __m512 largest = _mm512_set1_ps(largest_score(block, position, problem.window, row));
-                    __m512 total = _mm512_setzero_ps(), mean = _mm512_setzero_ps();
-                    for_each_vector(block, position, problem.window, [&](int64_t column, __mmask16 seen) {
-                        const __m512 score = _mm512_mul_ps(_mm512_sub_ps(_mm512_loadu_ps(row + column), largest), _mm512_set1_ps(scale));
-                        const __m512 weight = _mm512_maskz_mov_ps(seen, exponential(score));
-                        total = _mm512_add_ps(total, weight);
-                        mean = _mm512_fmadd_ps(weight, _mm512_loadu_ps(row_grads + column), mean);
-                        _mm512_storeu_ps(row + column, weight);
-                    });
-                    const float factor = 1.0f / _mm512_reduce_add_ps(total);
-                    factors[2 * r] = factor;
-                    factors[2 * r + 1] = _mm512_reduce_add_ps(mean) * factor;
-                }
-                uint16_t* slopes = slope_buffer.at_least(2 * pairs * block.keys);
-                uint32_t* paired_weights = weight_pair_buffer.at_least(pairs * block.keys);
-                uint32_t* paired_slopes = slope_pair_buffer.at_least(pairs * block.keys);
-                for (int64_t r = 0; r < 2 * pairs; r += 2)  // softmax and its gradient, two rows at a time
-                    for (int64_t column = 0; column < block.keys; column += LANES) {
-                        __m256i weights[2], row_slopes[2];
-                        for (int i = 0; i < 2; i++) {
-                            const int64_t at = (r + i) * block.keys + column;
-                            const __m512 weight = _mm512_mul_ps(_mm512_loadu_ps(scores + at), _mm512_set1_ps(factors[2 * (r + i)]));
-                            const __m512 away = _mm512_sub_ps(_mm512_loadu_ps(weight_grads + at), _mm512_set1_ps(factors[2 * (r + i) + 1]));
-                            weights[i] = narrow(weight);
-                            row_slopes[i] = narrow(_mm512_mul_ps(_mm512_mul_ps(weight, away), _mm512_set1_ps(scale)));
-                            _mm256_storeu_si256((__m256i*)(slopes + at), row_slopes[i]);
-                        }
-                        _mm512_storeu_si512(paired_weights + r / 2 * block.keys + column, pair_up(weights[0], weights[1]));
-                        _mm512_storeu_si512(paired_slopes + r / 2 * block.keys + column, pair_up(row_slopes[0], row_slopes[1]));
-                    }
-                bool add = false;
-                for (const Span& span : block.spans) {
-                    const int64_t columns = round_up(span.length, LANES);
-                    multiply(rows, width, columns / 2, (const uint32_t*)slopes + span.local / 2, block.keys / 2, 1,
-                             paired_keys + span.column / 2 * width, width, query_grads, width, add);
-                    multiply(columns, width, pairs, paired_slopes + span.local, 1, block.keys, paired_query, width,
-                             key_sums + span.column * width, width, true);
-                    multiply(columns, width, pairs, paired_weights + span.local, 1, block.keys, paired_out, width,
-                             value_sums + span.column * width, width, true);
-                    add = true;
-                }
-                write_rows(problem, block, query_grads, nullptr, grad_queries);
-            }
-        }
-#pragma omp for schedule(static)
-        for (int64_t number = 0; number < int64_t(problem.trees.size()) * problem.kv_heads; number++) {
-            const int64_t head = number % problem.kv_heads;
-            const Tree& tree = problem.trees[number / problem.kv_heads];
-            const TreeRows rows_of(problem, tree);
-            for (int64_t column = 0; column < tree.columns; column++) {
-                if (rows_of.tokens[column] < 0) continue;
-                for (int64_t which = 0; which < 2; which++) {
-                    uint16_t* row = (which ? grad_values : grad_keys).row(head, rows_of.tokens[column]);
-                    for (int64_t i = 0; i < width; i += LANES) {
-                        __m512 total = _mm512_setzero_ps();
-                        for (int64_t part = 0; part < parts; part++)
-                            total = _mm512_add_ps(total, _mm512_loadu_ps(sum_of(which, part, head) + (tree.column + column) * width + i));
-                        _mm256_storeu_si256((__m256i*)(row + i), narrow(total));
-                    }
-                }
-            }
-        }
-    }
+int posttrain_forest_backward(const int64_t* sizes, float scale, const int64_t* nodes, int64_t count, uint16_t* grad, uint16_t* q,
+                              uint16_t* k, uint16_t* v, uint16_t* grad_q, uint16_t* grad_k, uint16_t* grad_v, const int64_t* strides,
+                              int64_t threads) try {
+    const Problem problem = read_problem(sizes, nodes, count);
+    if (problem.trees.empty()) return 0;
+    const Inputs in{{q, strides[2], strides[3]}, {k, strides[4], strides[5]}, {v, strides[6], strides[7]}, scale};
+    return !run_backward(problem, in, {grad, strides[0], strides[1]}, {grad_q, strides[8], strides[9]}, {grad_k, strides[10], strides[11]},
+                         {grad_v, strides[12], strides[13]}, threads);
+} catch (const std::bad_alloc&) {
+    return 1;
 }
 
 }  // extern "C"
