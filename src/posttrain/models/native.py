@@ -96,7 +96,7 @@ def _kernel() -> _Kernel | None:
         return None
     try:
         source = resources.files("posttrain.models").joinpath("kernels/forest_attention.cpp").read_bytes()
-        mark = hashlib.sha256(source + " ".join(_FLAGS).encode()).hexdigest()[:16]
+        mark = _mark(source)
         library = _load(source, kernel_cache() / f"forest_attention-{mark}.so")
     except (OSError, RuntimeError, subprocess.SubprocessError) as problem:  # RuntimeError: no home folder
         said = problem.stderr.decode(errors="replace") if isinstance(problem, subprocess.CalledProcessError) else str(problem)
@@ -104,6 +104,10 @@ def _kernel() -> _Kernel | None:
         warnings.warn(message, RuntimeWarning, stacklevel=2)
         return None
     return _Kernel(library, mark) if library is not None else None
+
+
+def _mark(source: bytes) -> str:
+    return hashlib.sha256(source + " ".join(_FLAGS).encode()).hexdigest()[:16]
 
 
 def _load(source: bytes, path: Path) -> ctypes.CDLL | None:

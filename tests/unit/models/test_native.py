@@ -151,16 +151,11 @@ def test_a_damaged_library_is_built_again(monkeypatch, tmp_path):
 
 
 def make_library(home):
-    """The library in the cache, built and not loaded: what a process has loaded is found again by its name."""
-    other = home / "other"
-    source = Path(native.__file__).with_name("kernels") / "forest_attention.cpp"
-    native._build(native.find_compiler(), source.read_bytes(), other / "library.so")
-    mark = native.kernel_in_use(torch.bfloat16, torch.device("cpu")).removeprefix("kernel ")
-    native._kernel.cache_clear()
-    path = home / "kernels" / f"forest_attention-{mark}.so"
-    path.unlink(missing_ok=True)
-    path.parent.mkdir(exist_ok=True)
-    return (other / "library.so").rename(path)
+    """The library in the cache of ``home``, built and not loaded."""
+    source = (Path(native.__file__).with_name("kernels") / "forest_attention.cpp").read_bytes()
+    path = home / "kernels" / f"forest_attention-{native._mark(source)}.so"
+    native._build(native.find_compiler(), source, path)
+    return path
 
 
 FAULTS = {
