@@ -27,11 +27,12 @@ def arguments() -> argparse.Namespace:
 
 
 def examples(count: int) -> list[dict[str, Any]]:
-    """Conversations with a chosen and a rejected answer of the same length mix."""
+    """Conversations with a chosen and a rejected answer of the length mix: the pairs of dpo.py."""
     mix, found = LengthMix(5), []
     for _ in range(count):
-        one, other = mix.example(), mix.example()
-        found.append({"chosen": one["prompt"] + one["completion"], "rejected": one["prompt"] + other["completion"]})
+        prompt, chosen, rejected = mix.prompt(), mix.completion(), mix.completion()
+        sides = (("chosen", chosen), ("rejected", rejected))
+        found.append({name: [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}] for name, answer in sides})
     return found
 
 
