@@ -165,7 +165,7 @@ def interleave(
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     names = list(sides)
     for step in range(-warmup, steps * rounds):
-        for name in names if step % 2 == 0 else names[::-1]:
+        for name in names if (step + step // steps) % 2 == 0 else names[::-1]:  # a batch is not always begun by the same side
             gc.collect()
             keep_freed_memory(peer_keeps_memory or not name.startswith("trl"))
             begin = time.perf_counter()

@@ -12,7 +12,8 @@ import tempfile
 from collections.abc import Callable
 from typing import Any
 
-from common import LengthMix, build_model, build_tokenizer, interleave, peak_memory_gb, report, summary, training_options
+from common import build_model, build_tokenizer, interleave, peak_memory_gb, report, summary, training_options
+from dpo import draw_pairs
 
 import numpy as np  # isort: skip
 import torch  # isort: skip
@@ -27,13 +28,8 @@ def arguments() -> argparse.Namespace:
 
 
 def examples(count: int) -> list[dict[str, Any]]:
-    """Conversations with a chosen and a rejected answer of the length mix: the pairs of dpo.py."""
-    mix, found = LengthMix(5), []
-    for _ in range(count):
-        prompt, chosen, rejected = mix.prompt(), mix.completion(), mix.completion()
-        sides = (("chosen", chosen), ("rejected", rejected))
-        found.append({name: [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}] for name, answer in sides})
-    return found
+    """Conversations with a chosen and a rejected answer: the pairs of dpo.py."""
+    return [{side: pair["prompt"] + pair[side] for side in ("chosen", "rejected")} for pair in draw_pairs(count, dialogues=False)]
 
 
 def build_classifier(size: str) -> Any:

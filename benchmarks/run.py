@@ -38,6 +38,7 @@ COMMANDS = {
     "reward-gradients": ["reward_model.py", "--size", "tiny", "--gradients"],
     "reward-memory-ours": ["reward_model.py", "--memory", "ours", "--dtype", "bfloat16", "--steps", "3"],
     "reward-memory-trl": ["reward_model.py", "--memory", "trl", "--dtype", "bfloat16", "--steps", "3"],
+    "attention": ["attention.py"],
     "shared-reports": ["shared_reports.py"],
     "ppo": ["ppo.py", "--size", "m135"],
     "ppo-tiny": ["ppo.py", "--size", "tiny", "--copies"],

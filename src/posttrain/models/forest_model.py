@@ -22,7 +22,7 @@ COMPILE_PAYS_FROM_FLOPS = 2e13
 
 ACTIVATION_BUDGET = 0.8
 """Share of a compiled layer's activations that is kept for the backward pass; the rest (normed inputs, the gated product) is element by
-element and made again there. A tenth less peak memory for a step that is at most 2 % longer.
+element and made again there. A tenth less peak memory for a step one to three per cent longer.
 """
 
 
