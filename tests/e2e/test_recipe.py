@@ -5,6 +5,7 @@ import json
 import random
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -84,16 +85,17 @@ def test_other_training_settings_reuse_what_they_do_not_touch(project, finished)
 
 
 def test_killed_at_random_points_it_ends_in_the_same_bits(project, tmp_path):
+    begin = time.monotonic()
     straight = posttrain("run", "recipes/tiny.yaml", *QUICK, "--out", str(tmp_path / "straight"), "--json", cwd=project)
     assert straight.returncode == 0, straight.stderr
-    draw = random.Random(3)
+    seconds, draw = time.monotonic() - begin, random.Random(3)
     killed = 0
     while True:
         try:  # subprocess.run kills with SIGKILL when the time is over
             done = posttrain(
                 *("run", "recipes/tiny.yaml", *QUICK, "--out", str(tmp_path / "killed"), "--json"),
                 cwd=project,
-                timeout=draw.uniform(4, 9) if killed < 3 else 300,
+                timeout=seconds * draw.uniform(0.3, 0.6) if killed < 3 else 300,
             )
             break
         except subprocess.TimeoutExpired:

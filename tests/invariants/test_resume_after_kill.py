@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_run import digest, run_once
+from tiny_run import KILLED_EPOCHS, digest, run_once
 
 PROGRAM = Path(__file__).with_name("tiny_run.py")
 
@@ -36,7 +36,7 @@ def one_thread():
 @pytest.mark.parametrize("with_dropout", [False, True], ids=["full, shared prefixes", "LoRA with dropout"])
 @pytest.mark.usefixtures("one_thread")
 def test_killed_at_random_points_equals_uninterrupted_bit_for_bit(tmp_path, killed, with_dropout):
-    run_once(tmp_path, with_dropout=with_dropout)
+    run_once(tmp_path, with_dropout=with_dropout, epochs=KILLED_EPOCHS)
     outcome = killed[str(with_dropout)]
     assert outcome["digest"] == digest(tmp_path)
     assert len(outcome["reached"]) == 6

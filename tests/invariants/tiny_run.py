@@ -25,6 +25,7 @@ from posttrain.training import TrainingSettings, train
 
 VOCABULARY = 61
 RECORD = {"hash": "chat:test"}
+KILLED_EPOCHS = 6.0
 
 
 def build_model():
@@ -78,29 +79,37 @@ def digest(folder):
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
-def run_once(out, *, with_dropout=False, dtype=torch.float32):
-    """LoRA with dropout draws random numbers in every step; full training shares prefixes."""
+def run_once(out, *, with_dropout=False, dtype=torch.float32, epochs=2.0, pause_seconds=0.0):
+    """LoRA with dropout draws random numbers in every step; full training shares prefixes. Each microbatch may pause, to be killed in."""
+
+    def paused_loss_fn(*arguments):
+        time.sleep(pause_seconds)
+        return loss_fn(*arguments)
+
     policy = build_policy(dtype=dtype, lora=LoraSettings(rank=4, dropout=0.3) if with_dropout else None)
-    settings = settings_for(share_prefixes=not with_dropout, max_tokens_per_microbatch=100)
-    return train(policy, build_sequences(), loss_fn, settings, run_dir=out, contract_record=RECORD)
+    settings = settings_for(share_prefixes=not with_dropout, max_tokens_per_microbatch=100, epochs=epochs)
+    return train(policy, build_sequences(), paused_loss_fn, settings, run_dir=out, contract_record=RECORD)
 
 
 def run_killed(out, seed, *, with_dropout):
-    """Kill children until one survives: six times, after 0 to 2 new checkpoints and a random moment; odd kills hit the writing of one."""
+    """Kill children until one survives: six times, after 0 to 4 new checkpoints and a random moment; odd kills hit the writing of one.
+
+    Their 36 steps pause a little, so that no child ends before its kill on a machine that is busy or quick.
+    """
     import peft  # noqa: F401  (here, so that no child has to)
 
     draw, reached, kills_while_writing = random.Random(seed), [], 0
     while True:
         child = os.fork()
         if child == 0:
-            run_once(out, with_dropout=with_dropout)
+            run_once(out, with_dropout=with_dropout, epochs=KILLED_EPOCHS, pause_seconds=0.01 if len(reached) < 6 else 0.0)
             os._exit(0)
         if len(reached) < 6:
             if len(reached) % 2:
-                _wait_for_writing(out, draw.randint(1, 3))
+                _wait_for_writing(out, draw.randint(1, 4))
                 _spin(draw.uniform(0, 0.002))
             else:
-                _wait_for_writing(out, draw.randint(0, 2))
+                _wait_for_writing(out, draw.randint(0, 4))
                 _spin(draw.uniform(0, 0.1))
             os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
