@@ -6,10 +6,12 @@ from typing import Any
 
 import torch
 
+from posttrain.config import content_hash
 from posttrain.models import ForestModel
 from posttrain.training.plan import BatchPlan
 from posttrain.training.settings import TrainingSettings
 
+_NOT_COMPUTED = {"architectures", "transformers_version", "dtype", "torch_dtype", "use_cache", "initializer_range", "id2label", "label2id"}
 _SAMPLES = 4096  # values looked at in each tensor: enough to tell two models apart without reading gigabytes
 
 
@@ -29,13 +31,20 @@ def run_identity(
             "trainable_tensors": len(model.trainable()),
             "trainable_parameters": sum(parameter.numel() for parameter in model.trainable().values()),
             "start_weights": weights_fingerprint(model),
-            "adapters": _adapters(model),
+            "architecture": architecture_hash(model),
+            "adapters": adapter_settings(model),
         },
         "computing": model.computing(),
     }
 
 
-def _adapters(model: ForestModel) -> dict[str, Any]:
+def architecture_hash(model: ForestModel) -> str:
+    """Hash of what the model's configuration computes with the weights: sizes, norms, positions, activations; no names, no versions."""
+    config = model.model.config.to_diff_dict()
+    return content_hash({name: value for name, value in config.items() if not name.startswith("_") and name not in _NOT_COMPUTED})
+
+
+def adapter_settings(model: ForestModel) -> dict[str, Any]:
     """What adapters compute beside their weights, by name: the numerator of the scale, and dropout. Empty for a full model."""
     found = getattr(model.model, "peft_config", {})
     return {name: {"alpha": one.lora_alpha, "dropout": one.lora_dropout, "rslora": one.use_rslora} for name, one in found.items()}

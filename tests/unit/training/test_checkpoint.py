@@ -177,3 +177,11 @@ def test_a_checkpoint_of_an_adapter_with_another_scale_is_refused(tmp_path, chan
     start(tmp_path, policy=policy(), share_prefixes=False)
     with pytest.raises(ConfigError, match="adapters"):
         start(tmp_path, policy=policy(**change), share_prefixes=False)
+
+
+def test_a_checkpoint_of_the_same_weights_under_another_configuration_is_refused(tmp_path):
+    start(tmp_path)
+    policy = build_policy()
+    policy.model.config.rope_parameters = {**policy.model.config.rope_parameters, "rope_theta": 50.0}
+    with pytest.raises(ConfigError, match="architecture"):
+        start(tmp_path, policy=policy)
