@@ -131,6 +131,11 @@ class RecordReader(Iterator[Record]):
     def __next__(self) -> Record:
         return next(self._records)
 
+    @property
+    def position(self) -> int:
+        """Where the row given last stands in its file: its line, or its row where the format has no lines, from 1."""
+        return self._last[1]
+
     def set_aside(self, error: PosttrainError) -> None:
         """Put the row given last among the rejects, for what its reader found wrong with it; the counts stay as they are."""
         row, position = self._last

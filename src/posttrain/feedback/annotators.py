@@ -235,7 +235,7 @@ def _place_test(mine: NDArray[np.int64], first: NDArray[np.int64], keep: Bools, 
     """Are gold tasks missed as often whichever place the right answer was shown in? Fisher's exact test on effective numbers."""
     from scipy.stats import fisher_exact
 
-    counts, shares = [], []
+    counts, shares = list[list[int]](), list[float]()
     for shown in (keep & (table.gold != first), keep & (table.gold == first)):
         if shown.sum() < FEWEST:
             return None
@@ -243,7 +243,8 @@ def _place_test(mine: NDArray[np.int64], first: NDArray[np.int64], keep: Bools, 
         size = len(missed) / design_effect(missed, [group for group, kept in zip(table.groups, shown, strict=True) if kept])
         shares.append(float(missed.mean()))
         counts.append([round(shares[-1] * size), round(size) - round(shares[-1] * size)])
-    return Finding("gold tasks missed with the right answer second", *shares, float(fisher_exact(np.array(counts)).pvalue))
+    second, first_place = shares
+    return Finding("gold tasks missed with the right answer second", second, first_place, float(fisher_exact(np.array(counts)).pvalue))
 
 
 def _majority_of_others(column: int, table: LabelTable) -> NDArray[np.int64]:
