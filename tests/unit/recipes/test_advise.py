@@ -94,7 +94,12 @@ def test_judgements_become_soft_labels_unless_nobody_agrees(tmp_path):
 
 def test_a_published_set_of_judgements_is_read_as_it_is():
     advice = advise(Path(__file__).parents[2] / "fixtures" / "data" / "fine_grained_qa.json")
-    assert (advice.method, advice.beside, advice.facts["kind"]) == ("preference", {"labels": {"method": "mean"}}, "Comparison")
+    assert (advice.facts["kind"], advice.facts["judged_twice"]) == ("Comparison", 0)
+
+
+def test_single_judgements_are_hard_labels(tmp_path):
+    advice = advise(write(tmp_path, [comparison(i, "ab"[i % 2]) for i in range(80)]))
+    assert (advice.method, advice.beside) == ("preference", {"labels": {"method": "mean"}})
     assert "was judged once: labels are hard" in advice.reasons[0]
 
 

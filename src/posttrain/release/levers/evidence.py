@@ -23,7 +23,7 @@ KNOWN: Mapping[str, tuple[str, ...]] = {
     "labels.json": (),
     "result.json": (),
     "summary.json": (),
-    "verdict.json": ("checks", "verdict", "comparisons", "candidate", "baseline"),
+    "verdict.json": ("checks", "verdict", "comparisons"),
 }
 """Files that are evidence, wherever they lie under the run's folder, and what each must hold; one of that name without it is not ours."""
 _DEPTH = 5
@@ -176,9 +176,9 @@ def _by_verdict(suite: str, sources: Sequence[Source], verdicts: Sequence[Mappin
     """The pair the verdicts on the suite name; None without one, where they name several, or where two evaluations bear one name."""
     named = {source.data.get("name"): source for source in sources}
     judged = {
-        (verdict["candidate"], verdict["baseline"])
+        (verdict["candidate"], verdict.get("baseline"))
         for verdict in verdicts
-        if verdict.get("suite", "").rpartition(" ")[0] == suite and verdict["candidate"] in named
+        if verdict.get("suite", "").rpartition(" ")[0] == suite and verdict.get("candidate") in named
     }
     if len(named) < len(sources) or len(judged) != 1:
         return None
