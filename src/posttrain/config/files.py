@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
-from posttrain.errors import InfrastructureError
+from posttrain.errors import ConfigError, InfrastructureError
 
 
 @contextmanager
@@ -75,12 +75,22 @@ def atomic_directory(path: str | Path) -> Iterator[Path]:
             raise
 
 
+def check_replaceable(path: str | Path, marker: str) -> None:
+    """Raise ConfigError unless ``path`` may be replaced as a whole: it is not there, empty, or holds the file ``marker`` of its kind."""
+    place = Path(path)
+    if place.is_file() or (place.is_dir() and any(place.iterdir()) and not (place / marker).is_file()):
+        raise ConfigError(
+            f"{place} is there and was not made by this command (it has no {marker})",
+            hint="it would be replaced as a whole: name a new folder",
+        )
+
+
 @contextmanager
 def _disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise InfrastructureError(
                 f"no space left while writing {path}", hint="free some space and run the same command again: it goes on where it was"
             ) from error

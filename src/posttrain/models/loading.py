@@ -40,6 +40,19 @@ def no_progress_bars() -> Iterator[None]:
             logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
+@contextmanager
+def no_load_report() -> Iterator[None]:
+    """Keep transformers' table of missing and unused weights off the terminal: what matters of it is raised by the caller."""
+    from transformers.utils import logging
+
+    shown = logging.get_verbosity()
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        logging.set_verbosity(shown)
+
+
 def find_model(source: str | Path) -> Path:
     """The folder ``source`` means: itself, or the cached model of that name. Raises ModelError saying what was looked for and where."""
     folder, cached = Path(source).expanduser(), model_cache() / str(source)
@@ -71,6 +84,8 @@ def check_adapter(path: str | Path) -> Path:
 def choose_dtype(dtype: str, device: str | torch.device = "cpu") -> torch.dtype:
     """Resolve "auto": bfloat16 on CUDA that has it and on CPUs with AMX or AVX512-BF16 products, else float32."""
     if dtype != "auto":
+        if dtype not in DTYPES:
+            raise ModelError(f"unknown dtype '{dtype}'", hint=suggest(dtype, ["auto", *DTYPES]))
         return DTYPES[dtype]
     if torch.device(device).type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
@@ -79,7 +94,11 @@ def choose_dtype(dtype: str, device: str | torch.device = "cpu") -> torch.dtype:
 
 
 def load_model(path: Path, dtype: torch.dtype, *, quantization: str | None = None, attention: str = "sdpa") -> Any:
-    """A stock causal language model from a local folder; ModelError with the library's own words when it cannot be read."""
+    """A stock causal language model from a local folder.
+
+    ModelError with the library's own words when it cannot be read, and when a weight is missing or of another shape (transformers would
+    draw one at random), or the folder is a reward model's.
+    """
     from transformers import AutoModelForCausalLM
 
     options: dict[str, Any] = {}
@@ -88,11 +107,26 @@ def load_model(path: Path, dtype: torch.dtype, *, quantization: str | None = Non
 
         options["quantization_config"] = nf4_config(dtype)
     options |= {"dtype": dtype, "attn_implementation": attention, "local_files_only": True}
+    opened: Any
     try:
-        with no_progress_bars():
-            model = AutoModelForCausalLM.from_pretrained(path, **options)
+        with no_progress_bars(), no_load_report():
+            opened = AutoModelForCausalLM.from_pretrained(
+                path,
+                **options,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # both are raised below, by name
+            )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"{path}: the model cannot be read: {error}", hint="it must be a Hugging Face causal language model") from error
+    model, found = opened
+    if "score.weight" in found["unexpected_keys"]:
+        raise ModelError(f"{path} is a reward model (it has a score head), not a language model", hint="give the policy's folder")
+    if absent := sorted({*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])}):
+        shown = ", ".join(absent[:5]) + (f" and {len(absent) - 5} more" if len(absent) > 5 else "")
+        raise ModelError(f"{path}: weights are missing or of another shape: {shown}", hint="copy the whole model folder again")
+    if unused := sorted(found["unexpected_keys"]):
+        warnings.warn(f"{path}: {len(unused)} weights have no place in the model: {', '.join(unused[:5])}", RuntimeWarning, stacklevel=2)
+    check_finite(model, path)
     if quantization == "nf4":
         from posttrain.models.quantization import keep_weights_unpacked
 
@@ -100,13 +134,30 @@ def load_model(path: Path, dtype: torch.dtype, *, quantization: str | None = Non
     return model
 
 
+def check_finite(model: torch.nn.Module, path: Path) -> None:
+    """Raise ModelError naming the first weight that holds NaN or infinity."""
+    for name, parameter in model.named_parameters():
+        if parameter.is_floating_point() and not bool(torch.isfinite(parameter).all()):
+            raise ModelError(f"{path}: weight {name} holds NaN or infinity", hint="the run that wrote it diverged: take an earlier model")
+
+
 def open_adapter(model: Any, path: str | Path, *, trainable: bool = False) -> Any:
-    """``model`` under the PEFT adapter in folder ``path``. Raises ModelError naming a missing file."""
+    """``model`` under the PEFT adapter in folder ``path``. Raises ModelError naming a missing file, and for one that is damaged or of
+    another model."""
     from peft import PeftModel
 
-    with warnings.catch_warnings():  # peft asks transformers for gradient checkpointing under its old name
-        warnings.simplefilter("ignore", FutureWarning)
-        return PeftModel.from_pretrained(model, str(check_adapter(path)), is_trainable=trainable, autocast_adapter_dtype=False)
+    folder = check_adapter(path)
+    try:
+        with warnings.catch_warnings():  # peft asks transformers for gradient checkpointing under its old name
+            warnings.simplefilter("ignore", FutureWarning)
+            opened = PeftModel.from_pretrained(model, str(folder), is_trainable=trainable, autocast_adapter_dtype=False)
+    except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
+        raise ModelError(f"{folder}: the adapter cannot be read: {error}", hint="copy it again, or train it again") from error
+    except RuntimeError as error:
+        seen = next((line.strip() for line in str(error).splitlines() if "size mismatch" in line or "shape" in line), str(error)[:200])
+        raise ModelError(f"{folder}: the adapter does not fit the model: {seen}", hint="give the model it was trained on") from error
+    check_finite(opened, folder)
+    return opened
 
 
 def load_for_inference(

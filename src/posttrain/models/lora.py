@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from posttrain.config.files import atomic_directory
-from posttrain.errors import ModelError, suggest
+from posttrain.config.files import atomic_directory, check_replaceable
+from posttrain.errors import ConfigError, ModelError, suggest
 from posttrain.models.settings import LoraSettings
 
 
@@ -42,18 +42,31 @@ def find_targets(model: nn.Module, targets: str | tuple[str, ...]) -> list[str]:
     """
     attention: set[str] = set()
     mlp: set[str] = set()
-    for layer in model.base_model.layers:  # type: ignore[union-attr]
+    for layer in decoder_layers(model):
         for name, module in layer.named_modules():
             if isinstance(module, nn.Linear):
                 inside = name.split(".")[0].lower()
                 (attention if "attn" in inside or "attention" in inside else mlp).add(name.split(".")[-1])
     chosen = {"attention": attention, "attention+mlp": attention | mlp}.get(targets) if isinstance(targets, str) else set(targets)
+    if targets == "attention+mlp" and not mlp:
+        raise ModelError(
+            "LoRA targets 'attention+mlp': the MLPs hold no linear layers (fused experts, say): only attention would train",
+            hint="say so: targets: attention",
+        )
     if not chosen:
         raise ModelError(f"LoRA targets '{targets}' name no linear layer of this model", hint=suggest(str(targets), attention | mlp))
     for name in chosen:
         if name not in attention | mlp:
             raise ModelError(f"LoRA target '{name}' is no linear layer of this model's decoder", hint=suggest(name, attention | mlp))
     return sorted(chosen)
+
+
+def decoder_layers(model: nn.Module) -> nn.ModuleList:
+    """The model's stack of layers: the longest list of modules in it. Raises ModelError where there is none."""
+    lists = [module for module in model.base_model.modules() if isinstance(module, nn.ModuleList)]  # type: ignore[union-attr]
+    if not lists:
+        raise ModelError("this model has no list of decoder layers, so LoRA targets cannot be found", hint="train every weight")
+    return max(lists, key=len)
 
 
 def add_adapter(model: Any, settings: LoraSettings, *, seed: int, task_type: str | None = "CAUSAL_LM") -> Any:
@@ -79,7 +92,7 @@ def count_parameters(model: Any, settings: LoraSettings) -> ParameterCount:
     names = set(find_targets(model, settings.targets))
     shapes = [
         (module.out_features, module.in_features)
-        for layer in model.base_model.layers
+        for layer in decoder_layers(model)
         for name, module in layer.named_modules()
         if isinstance(module, nn.Linear) and name.split(".")[-1] in names
     ]
@@ -123,9 +136,14 @@ def merged(model: Any) -> Iterator[Any]:
 def merge_adapter(base_path: str | Path, adapter_path: str | Path, out: str | Path) -> Path:
     """Write ``base + (alpha / r) B A`` as a plain Hugging Face folder, products in float32, weights in the base's dtype. Returns
     ``out``.
-    """
-    from posttrain.models.loading import load_for_inference, no_progress_bars, tokenizer_files
 
+    Raises ConfigError when ``out`` holds anything but an earlier model, or is the base or the adapter.
+    """
+    from posttrain.models.loading import find_model, load_for_inference, no_progress_bars, tokenizer_files
+
+    check_replaceable(out, "config.json")
+    if Path(out).resolve() in (find_model(base_path).resolve(), Path(adapter_path).expanduser().resolve()):
+        raise ConfigError(f"{out} is what the merged model is made of", hint="name a new folder")
     model = load_for_inference(base_path, adapter_path, dtype="float32", merge=True)
     with atomic_directory(out) as folder, no_progress_bars():
         model.save_pretrained(folder)

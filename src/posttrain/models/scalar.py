@@ -5,8 +5,6 @@ equal numbers, so what bfloat16 rounds off it (8 bits) is a large part of what i
 """
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -21,7 +19,7 @@ from posttrain.errors import ModelError
 from posttrain.models.families import PROBE_TOLERANCE
 from posttrain.models.forest import Forest
 from posttrain.models.forest_model import ForestModel, SavesContract, choose_precision, write_float32
-from posttrain.models.loading import choose_dtype, find_model, no_progress_bars
+from posttrain.models.loading import check_finite, choose_dtype, find_model, no_load_report, no_progress_bars
 from posttrain.models.lora import add_adapter
 from posttrain.models.settings import ModelSettings
 from posttrain.records import Message
@@ -193,7 +191,7 @@ def _open_classifier(path: Path, dtype: torch.dtype, seed: int) -> Any:
         )
     config.num_labels = 1
     try:
-        with no_progress_bars(), _no_load_report():
+        with no_progress_bars(), no_load_report():
             model, found = AutoModelForSequenceClassification.from_pretrained(
                 path, config=config, dtype=dtype, attn_implementation="sdpa", local_files_only=True, output_loading_info=True
             )
@@ -202,6 +200,7 @@ def _open_classifier(path: Path, dtype: torch.dtype, seed: int) -> Any:
     missing = set(found["missing_keys"])
     if missing - {SCORE} or (is_classifier and missing):
         raise ModelError(f"{path}: weights are missing: {', '.join(sorted(missing)[:5])}", hint="copy the whole model folder again")
+    check_finite(model, path)
     row = _fresh_row(model.config.hidden_size, seed) if missing else _saved_row(path)
     if row is not None:
         model.score.weight = nn.Parameter(row)
@@ -227,16 +226,3 @@ def _saved_row(path: Path) -> Tensor | None:
 def _at_least_float32(tensor: Tensor) -> Tensor:
     lower = tensor.is_floating_point() and tensor.dtype.itemsize < torch.float32.itemsize
     return tensor.float() if lower else tensor
-
-
-@contextmanager
-def _no_load_report() -> Iterator[None]:
-    """transformers reports a head it did not use (lm_head) and one it made (score); both are meant."""
-    from transformers.utils import logging
-
-    shown = logging.get_verbosity()
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    try:
-        yield
-    finally:
-        logging.set_verbosity(shown)

@@ -53,6 +53,31 @@ def test_presets_follow_module_structure(family, attention, mlp):
     assert set(find_targets(model, "attention+mlp")) == attention | mlp
 
 
+def test_a_preset_that_would_leave_its_mlp_half_out_is_refused():
+    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "head_dim": 8}
+    model = build("qwen3_moe", **experts)
+    with pytest.raises(ModelError, match="MLPs hold no linear layers"):
+        find_targets(model, "attention+mlp")
+    assert set(find_targets(model, "attention")) == {"q_proj", "k_proj", "v_proj", "o_proj"}
+
+
+def test_layers_are_found_wherever_a_family_keeps_them_and_foreign_ones_are_refused():
+    opt = AutoConfig.for_model(
+        "opt", hidden_size=32, ffn_dim=48, num_hidden_layers=2, num_attention_heads=4, vocab_size=64, word_embed_proj_dim=32
+    )
+    assert set(find_targets(AutoModelForCausalLM.from_config(opt), "attention+mlp")) == {
+        "q_proj",
+        "k_proj",
+        "v_proj",
+        "out_proj",
+        "fc1",
+        "fc2",
+    }
+    gpt2 = AutoModelForCausalLM.from_config(AutoConfig.for_model("gpt2", n_embd=32, n_layer=2, n_head=4, vocab_size=64))
+    with pytest.raises(ModelError, match="name no linear layer"):  # its products are Conv1D
+        find_targets(gpt2, "attention")
+
+
 def test_an_unknown_target_is_named_with_the_nearest():
     with pytest.raises(ModelError, match="did you mean 'q_proj'"):
         find_targets(build("llama"), ("q_prj",))
