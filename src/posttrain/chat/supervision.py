@@ -18,7 +18,7 @@ from typing import Any, Literal
 from posttrain.chat.alignment import Span
 from posttrain.chat.rendering import PROBE_CHAT, PROBE_TOOL, TemplateRenderer
 from posttrain.errors import ContractError, suggest
-from posttrain.records import UNTRAINED_TURNS, Demonstration, Message, ToolCall
+from posttrain.records import Demonstration, Message, ToolCall
 
 MaskKind = Literal["assistant", "last", "completion"]
 MASK_KINDS: tuple[MaskKind, ...] = ("assistant", "last", "completion")
@@ -86,8 +86,7 @@ def supervised_turns(row: Demonstration, mask: MaskKind) -> list[int]:
     elif mask == "completion":
         last_user = max((i for i, message in enumerate(row.messages) if message.role == "user"), default=-1)
         turns = [i for i in turns if i > last_user]
-    untrained = row.metadata.get(UNTRAINED_TURNS, ())
-    return [i for i in turns if i not in untrained]
+    return [i for i in turns if not row.messages[i].untrained]
 
 
 class SpanFinder:

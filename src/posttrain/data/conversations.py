@@ -29,6 +29,14 @@ ROLE_NAMES = {
     "function_response": "tool",
 }
 CALL_ROLES = ("function_call", "tool_call")
+ARGUMENT_KEYS = ("arguments", "parameters", "args", "input")
+CALL_KEYS = ("name", "function", "id", "call_id", "type", "index")
+TRAIN_KEYS = ("weight", "train", "training")
+UNREAD_KEYS = (
+    *("refusal", "audio", "image", "images", "video", "videos", "file", "files", "attachments"),
+    *("train_detail", "loss", "loss_mask", "loss_weight"),
+)
+"""Keys of a message that change what is said or trained and are not read: refused when they hold something. Others are passed over."""
 TRANSCRIPT = re.compile(r"\n\n(Human|Assistant):")
 
 
@@ -78,13 +86,19 @@ def _message(item: Any, where: str) -> Message:
         raise FieldError(where, "is not a message", item, fix='a message is {"role": "user", "content": "..."}')
     role_key = "role" if "role" in item else "from"
     content_key = "content" if "content" in item else "value"
-    spoken = item.get(role_key)
-    role = ROLE_NAMES.get(spoken) if isinstance(spoken, str) else None
+    given = item.get(role_key)
+    spoken = given.strip().lower() if isinstance(given, str) else ""
+    role = ROLE_NAMES.get(spoken)
     if role is None:
-        raise FieldError(f"{where}.{role_key}", "is not a known role", spoken, fix=f"use one of: {', '.join(ROLE_NAMES)}")
+        raise FieldError(f"{where}.{role_key}", "is not a known role", given, fix=f"use one of: {', '.join(ROLE_NAMES)}")
+    for key in UNREAD_KEYS:
+        if item.get(key):
+            fix = "put text that is to be said into the content, or remove the key or the row; 'weight': 0 keeps a turn from training"
+            raise FieldError(f"{where}.{key}", "is not read, and the message means something else without it", item[key], fix=fix)
+    untrained = role == "assistant" and not _trains(item, where)
     if spoken in CALL_ROLES:
         field = f"{where}.{content_key}"
-        return Message(role=role, tool_calls=_calls(json_value(item.get(content_key), field), field))
+        return Message(role=role, tool_calls=_calls(json_value(item.get(content_key), field), field), untrained=untrained)
     calls: tuple[ToolCall, ...] = ()
     if item.get("tool_calls"):
         calls = _calls(json_value(item["tool_calls"], f"{where}.tool_calls"), f"{where}.tool_calls")
@@ -97,7 +111,20 @@ def _message(item: Any, where: str) -> Message:
         tool_call_id=_optional(item, "tool_call_id", where),
         name=_optional(item, "name", where),
         reasoning=_optional(item, "reasoning_content", where) or _optional(item, "reasoning", where) or _optional(item, "thinking", where),
+        untrained=untrained,
     )
+
+
+def _trains(item: Row, where: str) -> bool:
+    """What ``weight`` (OpenAI) or ``train`` says: 0 or false keeps the turn out of training."""
+    said = {key: item[key] for key in TRAIN_KEYS if item.get(key) is not None}
+    for key, value in said.items():
+        if value not in (0, 1):
+            raise FieldError(f"{where}.{key}", "is neither 0 nor 1", value, fix="1 (true) trains on the turn, 0 (false) does not")
+    if len(set(said.values())) > 1:
+        first, second, *_ = said
+        raise FieldError(f"{where}.{first}", f"contradicts '{second}'", said, fix="say it once")
+    return all(said.values())
 
 
 def _optional(item: Row, key: str, where: str) -> str | None:
@@ -118,7 +145,7 @@ def _part(part: Any, field: str) -> str:
     if not isinstance(part, Mapping) or part.get("type") != "text":
         kind = part.get("type") if isinstance(part, Mapping) else part
         raise FieldError(field, "is not a text part", kind, fix="only text can be trained on: remove images, audio and files")
-    return text(part.get("text"), f"{field}.text")
+    return text(part.get("text") or "", f"{field}.text", required=False)
 
 
 def _calls(value: Any, field: str) -> tuple[ToolCall, ...]:
@@ -134,10 +161,25 @@ def _call(item: Any, field: str) -> ToolCall:
     function = item.get("function") or item
     if not isinstance(function, Mapping):
         raise FieldError(f"{field}.function", "is not an object", function, fix='give {"name": "...", "arguments": {...}}')
-    arguments = json_value(function.get("arguments") or {}, f"{field}.arguments")
+    return ToolCall(text(function.get("name"), f"{field}.name"), _arguments({**item, **function}, field), _optional(item, "id", field))
+
+
+def _arguments(call: Row, field: str) -> Mapping[str, Any]:
+    """The call's arguments under any of :data:`ARGUMENT_KEYS`; none is an empty object only where the call holds no unknown key."""
+    said = {key: call[key] for key in ARGUMENT_KEYS if call.get(key) is not None}
+    if not said:
+        unknown = [key for key, value in call.items() if value is not None and key not in (*CALL_KEYS, *ARGUMENT_KEYS)]
+        if unknown:
+            fix = 'give {"name": "...", "arguments": {...}}; a call without arguments has no other key'
+            raise FieldError(f"{field}.{unknown[0]}", "is no part of a call, and the call has no 'arguments'", call[unknown[0]], fix=fix)
+        return {}
+    values = {key: json_value(value, f"{field}.{key}") if value != "" else {} for key, value in said.items()}
+    key, arguments = next(iter(values.items()))
     if not isinstance(arguments, Mapping):
-        raise FieldError(f"{field}.arguments", "is not an object", arguments, fix="give the arguments as a JSON object")
-    return ToolCall(name=text(function.get("name"), f"{field}.name"), arguments=arguments, id=_optional(item, "id", field))
+        raise FieldError(f"{field}.{key}", "is not an object", arguments, fix="give the arguments as a JSON object")
+    if any(value != arguments for value in values.values()):
+        raise FieldError(f"{field}.{key}", f"differs from '{list(values)[1]}' of the same call", arguments, fix="give the arguments once")
+    return arguments
 
 
 def tools(row: Row) -> tuple[Mapping[str, Any], ...]:

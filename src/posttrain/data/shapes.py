@@ -10,7 +10,6 @@ from typing import Any
 from posttrain.config import Registry
 from posttrain.data.conversations import Row, is_transcript, json_value, messages, side, text, tools, transcript, with_system
 from posttrain.records import (
-    UNTRAINED_TURNS,
     Comparison,
     Demonstration,
     FeedbackEvent,
@@ -73,17 +72,18 @@ def row_about(row: Row, *used: str) -> dict[str, Any]:
     return {"id": str(row.get("id", "")), "source": str(row.get("source", "")), "metadata": {**rest, **given}}
 
 
-def _untrained(raw: Any, about: dict[str, Any]) -> dict[str, Any]:
-    """OpenAI's per-message ``weight: 0`` noted in the metadata."""
-    items = json_value(raw, "messages")
-    positions = [i for i, item in enumerate(items) if isinstance(item, Mapping) and item.get("weight") is not None and not _weight(item, i)]
-    return {**about, "metadata": {**about["metadata"], UNTRAINED_TURNS: positions}} if positions else about
-
-
-def _weight(item: Row, position: int) -> bool:
-    if item["weight"] not in (0, 1):
-        raise FieldError(f"messages[{position}].weight", "is neither 0 nor 1", item["weight"], fix="1 trains on the turn, 0 does not")
-    return bool(item["weight"])
+def _with_untrained(row: Row, turns: Turns) -> Turns:
+    """The turns, with those left out of training that an older version of this package noted by position in the metadata."""
+    metadata = json_value(row.get("metadata") or {}, "metadata")
+    positions = metadata.get("untrained_turns") if isinstance(metadata, Mapping) else None
+    if positions is None:
+        return turns
+    if not isinstance(positions, list) or not all(place in range(len(turns)) for place in positions):
+        fix = 'say "weight": 0 on the messages that are not to train, and rename this entry'
+        raise FieldError("metadata.untrained_turns", "is not a list of positions of messages", positions, fix=fix)
+    return tuple(
+        replace(turn, untrained=turn.untrained or (turn.role == "assistant" and place in positions)) for place, turn in enumerate(turns)
+    )
 
 
 # --- demonstrations ---------------------------------------------------------------------------------------------
@@ -91,8 +91,9 @@ def _weight(item: Row, position: int) -> bool:
 
 @shape("messages", Demonstration, "messages")
 def _messages(row: Row) -> Record:
-    turns = with_system(row, messages(row["messages"], "messages"))
-    about = _untrained(row["messages"], row_about(row, "messages"))
+    turns = _with_untrained(row, with_system(row, messages(row["messages"], "messages")))
+    about = row_about(row, "messages")
+    about["metadata"].pop("untrained_turns", None)
     return Demonstration(messages=turns, tools=tools(row), **about)
 
 

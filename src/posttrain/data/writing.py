@@ -106,4 +106,6 @@ def _turn(message: Message) -> dict[str, Any]:
     for name in ("tool_call_id", "name"):
         if getattr(message, name):
             turn[name] = getattr(message, name)
+    if message.untrained:
+        turn["weight"] = 0
     return turn

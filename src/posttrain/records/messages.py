@@ -6,8 +6,6 @@ from typing import Any
 
 Role = str  # "system" | "user" | "assistant" | "tool"
 ROLES = ("system", "user", "assistant", "tool")
-UNTRAINED_TURNS = "untrained_turns"
-"""Key of :attr:`Demonstration.metadata`: positions of assistant turns the data gives weight 0 (OpenAI's ``weight: 0``)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +19,10 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn. ``content`` may be empty only when there are tool calls. ``reasoning`` is thinking text kept apart."""
+    """One turn. ``content`` may be empty only when there are tool calls. ``reasoning`` is thinking text kept apart.
+
+    ``untrained``: the data gives this answer weight 0, so no mask supervises it. What is said is the same, so equality does not look at it.
+    """
 
     role: Role
     content: str = ""
@@ -29,6 +30,7 @@ class Message:
     tool_call_id: str | None = None
     name: str | None = None
     reasoning: str | None = None
+    untrained: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """Masks over ten families: equal to transformers' own on marked templates, and true to what is generated, whatever the content."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -127,7 +128,8 @@ def test_tool_arguments_and_final_answer_are_supervised_and_tool_results_never(n
 
 @pytest.mark.parametrize("name", MASKABLE)
 def test_turns_of_weight_zero_are_not_supervised(name):
-    row = Demonstration(TURNS.messages, metadata={"untrained_turns": [1]})
+    question, answer, *rest = TURNS.messages
+    row = Demonstration((question, replace(answer, untrained=True), *rest), metadata={"untrained_turns": 5})
     assert supervised_texts(contract(name), row) == supervised_texts(contract(name), TURNS)[1:]
 
 
