@@ -184,10 +184,14 @@ def _arguments(call: Row, field: str) -> Mapping[str, Any]:
 
 def tools(row: Row) -> tuple[Mapping[str, Any], ...]:
     """The row's tool signatures, always as ``{"type": "function", "function": {...}}``; bare signatures are wrapped."""
-    key = "tools" if row.get("tools") else "functions"
-    value = row.get(key)
-    if not value:
-        return ()
+    given = {key: _signatures(row[key], key) for key in ("tools", "functions") if row.get(key)}
+    first = next(iter(given.values()), ())
+    if any(one != first for one in given.values()):
+        raise FieldError("functions", "differs from 'tools'", row["functions"], fix="keep one of the two columns")
+    return first
+
+
+def _signatures(value: Any, key: str) -> tuple[Mapping[str, Any], ...]:
     items = json_value(value, key)
     if not isinstance(items, Sequence) or isinstance(items, str):
         raise FieldError(
@@ -232,9 +236,16 @@ def side(value: Any, field: str, role: str) -> tuple[Message, ...]:
 
 
 def with_system(row: Row, turns: tuple[Message, ...]) -> tuple[Message, ...]:
-    """The turns with the row's ``system`` (or ``system_prompt``) column put in front, when it has one."""
-    for key in ("system", "system_prompt"):
-        content = text(row.get(key), key, required=False)
-        if content.strip() and turns[:1] and turns[0].role != "system":
-            return (Message(role="system", content=content), *turns)
+    """The turns with the row's ``system`` (or ``system_prompt``) column put in front, when it has one. Two that differ are refused."""
+    said = {key: text(row.get(key), key, required=False) for key in ("system", "system_prompt")}
+    given = {key: content for key, content in said.items() if content.strip()}
+    if not given or not turns:
+        return turns
+    key, content = next(iter(given.items()))
+    if any(other.strip() != content.strip() for other in given.values()):
+        raise FieldError("system_prompt", "differs from 'system'", given["system_prompt"], fix="keep one of the two columns")
+    if turns[0].role != "system":
+        return (Message(role="system", content=content), *turns)
+    if turns[0].content.strip() != content.strip():
+        raise FieldError(key, "differs from the system turn that the conversation begins with", content, fix="keep one of the two")
     return turns

@@ -99,3 +99,26 @@ def test_roles_may_have_capitals_and_text_parts_may_be_empty(tmp_path):
     parts = [{"type": "text", "text": ""}, {"type": "text", "text": "hi"}]
     record = read(tmp_path, {"messages": [{"role": "User", "content": parts}, {"role": "ASSISTANT", "content": "hello"}]})
     assert [(message.role, message.content) for message in record.messages] == [("user", "hi"), ("assistant", "hello")]
+
+
+SYSTEM, TOOL, OTHER = {"role": "system", "content": "S"}, {"name": "f", "parameters": {}}, {"name": "g", "parameters": {}}
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        ({"messages": [SYSTEM, U, A], "system": "T"}, "differs from the system turn"),
+        ({"prompt": [SYSTEM, U], "completion": "x", "system_prompt": "T"}, "differs from the system turn"),
+        ({"messages": [U, A], "system": "S", "system_prompt": "T"}, "differs from 'system'"),
+        ({"messages": [U, A], "tools": [TOOL], "functions": [OTHER]}, "differs from 'tools'"),
+    ],
+)
+def test_two_system_prompts_or_tool_lists_that_differ_are_refused(tmp_path, columns, said):
+    assert said in refusal(tmp_path, columns)
+
+
+def test_system_prompts_and_tools_said_twice_alike_count_once(tmp_path):
+    twice = {"system": "S ", "system_prompt": "S", "tools": json.dumps([TOOL]), "functions": [TOOL]}
+    record = read(tmp_path, {"messages": [SYSTEM, U, A], **twice})
+    assert [message.role for message in record.messages] == ["system", "user", "assistant"]
+    assert [tool["function"] for tool in record.tools] == [TOOL]
