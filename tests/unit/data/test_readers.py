@@ -229,3 +229,30 @@ def test_nulls_in_json_text_are_meant(tmp_path):
     pq.write_table(pa.Table.from_pylist([{"messages": called("f", arguments)}]), tmp_path / "a.parquet")
     (record,) = read_records(tmp_path / "a.parquet")
     assert record.messages[1].tool_calls == (ToolCall("f", {"x": None}),)
+
+
+ROW, ROW_2 = ({"prompt": str(n), "completion": str(n)} for n in (1, 2))
+ONE, TWO = json.dumps(ROW), json.dumps(ROW_2)
+BOM = "\ufeff"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"[{ONE}]\n[{TWO}]",
+        f"[{ONE}]\n{TWO}",
+        f"{ONE} [{TWO}]",
+        f"{BOM}[{ONE}]{BOM}[{TWO}]",
+        f'{{"version": 1, "data": [{ONE}, {TWO}], "end": [1]}}',
+        f'{{"data": [{ONE}]}} {{"data": [{TWO}]}}',
+        json.dumps({"about": "word " * 100_000, "more": [1] * 1000, "data": [ROW, ROW_2], "items": "none"}),
+    ],
+)
+def test_everything_in_a_json_file_is_read(tmp_path, text):
+    (tmp_path / "a.json").write_text(text, encoding="utf-8")
+    assert pairs(tmp_path / "a.json") == [("1", "1"), ("2", "2")]
+
+
+def test_joined_files_with_byte_order_marks_are_read(tmp_path):
+    (tmp_path / "a.jsonl").write_text(f"{BOM}{ONE}\n{BOM}{TWO}\n", encoding="utf-8")
+    assert pairs(tmp_path / "a.jsonl") == [("1", "1"), ("2", "2")]
