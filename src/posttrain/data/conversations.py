@@ -1,8 +1,9 @@
-"""Turns a row's columns into messages: OpenAI, ShareGPT, plain text and HH transcripts, tools and tool calls."""
+"""Turns a row's columns into messages and values: OpenAI, ShareGPT, plain text and HH transcripts, tools and tool calls."""
 
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from posttrain.records import FieldError, Message, ToolCall
@@ -37,7 +38,9 @@ UNREAD_KEYS = (
     *("train_detail", "loss", "loss_mask", "loss_weight"),
 )
 """Keys of a message that change what is said or trained and are not read: refused when they hold something. Others are passed over."""
-TRANSCRIPT = re.compile(r"\n\n(Human|Assistant):")
+TRUE_WORDS = ("true", "1", "1.0", "good", "yes")
+FALSE_WORDS = ("false", "0", "0.0", "bad", "no")
+TRANSCRIPT = re.compile(r"\r?\n\r?\n(Human|Assistant):")
 
 
 def text(value: Any, field: str, *, required: bool = True) -> str:
@@ -69,6 +72,22 @@ def json_value(value: Any, field: str) -> Any:
         return json.loads(value)
     except json.JSONDecodeError as error:
         raise FieldError(field, f"is a string that is not JSON: {error}", value, fix="give a list or object, or valid JSON text") from None
+
+
+def truth(value: Any, field: str) -> bool:
+    """true or false, also as the words and numbers that files write for them."""
+    said = str(value).strip().lower()
+    if said not in TRUE_WORDS + FALSE_WORDS:
+        raise FieldError(field, "is neither true nor false", value, fix="use true for a good answer, false for a bad one")
+    return said in TRUE_WORDS
+
+
+def number(value: Any, field: str) -> float:
+    """A number, also as text."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise FieldError(field, "is not a number", value, fix="give a number, or leave the column out") from None
 
 
 def messages(value: Any, field: str) -> tuple[Message, ...]:
@@ -215,7 +234,7 @@ def _signatures(value: Any, key: str) -> tuple[Mapping[str, Any], ...]:
 
 def transcript(value: Any, field: str) -> tuple[Message, ...]:
     """An HH transcript, ``\\n\\nHuman: ...\\n\\nAssistant: ...``, as messages."""
-    said_all = text(value, field)
+    said_all = text(value, field).replace("\r\n", "\n")
     pieces = TRANSCRIPT.split(said_all if said_all.startswith("\n\n") else "\n\n" + said_all.lstrip("\n"))
     if pieces[0].strip() or len(pieces) < 3:
         raise FieldError(field, "is not a transcript", value, fix="it must begin with '\\n\\nHuman:' and alternate with '\\n\\nAssistant:'")
@@ -224,15 +243,31 @@ def transcript(value: Any, field: str) -> tuple[Message, ...]:
 
 
 def is_transcript(value: Any) -> bool:
-    """Whether a value is an HH transcript."""
-    return isinstance(value, str) and value.lstrip("\n").startswith("Human:") and "\n\nAssistant:" in value
+    """Whether a value is an HH transcript: it begins with the human's turn, after a blank line or with an answer behind it."""
+    if not isinstance(value, str) or not value.lstrip("\r\n").startswith("Human:"):
+        return False
+    return TRANSCRIPT.match(value) is not None or any(match[1] == "Assistant" for match in TRANSCRIPT.finditer(value))
 
 
 def side(value: Any, field: str, role: str) -> tuple[Message, ...]:
-    """A prompt or completion column: plain text becomes one message of ``role``; a list or object is read as messages."""
-    if isinstance(value, str):
+    """A prompt or completion column: a list or object is read as messages, an HH transcript as its turns (an ``Assistant:`` that waits for
+    its answer is none), other text becomes one message of ``role``."""
+    if not isinstance(value, str):
+        return messages(value, field)
+    if not is_transcript(value):
         return (Message(role=role, content=text(value, field)),)
-    return messages(value, field)
+    turns = transcript(value, field)
+    return turns[:-1] if turns[-1] == Message(role="assistant") else turns
+
+
+def answer(prompt: Any, turns: tuple[Message, ...], value: Any, field: str) -> tuple[Message, ...]:
+    """A completion column beside the column ``prompt``, read as ``turns``: text goes on with the prompt's transcript where that is one,
+    and a completion that repeats the prompt loses it."""
+    if isinstance(value, str) and value.strip() and is_transcript(prompt) and not is_transcript(value):
+        value = f"\n\nAssistant:{value}"
+        return transcript(value, field)
+    full = side(value, field, "assistant")
+    return full[len(turns) :] if full[: len(turns)] == turns else full
 
 
 def with_system(row: Row, turns: tuple[Message, ...]) -> tuple[Message, ...]:
@@ -249,3 +284,17 @@ def with_system(row: Row, turns: tuple[Message, ...]) -> tuple[Message, ...]:
     if turns[0].content.strip() != content.strip():
         raise FieldError(key, "differs from the system turn that the conversation begins with", content, fix="keep one of the two")
     return turns
+
+
+def with_untrained(row: Row, turns: tuple[Message, ...]) -> tuple[Message, ...]:
+    """The turns, with those left out of training that an older version of this package noted by position in the metadata."""
+    metadata = json_value(row.get("metadata") or {}, "metadata")
+    positions = metadata.get("untrained_turns") if isinstance(metadata, Mapping) else None
+    if positions is None:
+        return turns
+    if not isinstance(positions, list) or not all(place in range(len(turns)) for place in positions):
+        fix = 'say "weight": 0 on the messages that are not to train, and rename this entry'
+        raise FieldError("metadata.untrained_turns", "is not a list of positions of messages", positions, fix=fix)
+    return tuple(
+        replace(turn, untrained=turn.untrained or (turn.role == "assistant" and place in positions)) for place, turn in enumerate(turns)
+    )

@@ -35,13 +35,17 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Demonstration:
-    """A conversation to imitate: single-turn, multi-turn, tool trajectory or safety/style. The last turn is the assistant's."""
+    """A conversation to imitate: single-turn, multi-turn, tool trajectory or safety/style. The last turn is the assistant's.
+
+    ``num_prompt_messages``: the first messages are a prompt that the data sets apart from its completion; no mask supervises them.
+    """
 
     messages: tuple[Message, ...]
     tools: tuple[Mapping[str, Any], ...] = ()
     id: str = ""
     source: str = ""
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    num_prompt_messages: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -133,6 +133,14 @@ def test_turns_of_weight_zero_are_not_supervised(name):
     assert supervised_texts(contract(name), row) == supervised_texts(contract(name), TURNS)[1:]
 
 
+@pytest.mark.parametrize("name", WITH_TOOLS)
+def test_where_the_data_sets_prompt_and_completion_apart_exactly_the_completion_is_supervised(name):
+    row, every = replace(TRAJECTORY, num_prompt_messages=1), supervised_texts(contract(name), TRAJECTORY)
+    assert supervised_texts(contract(name), row) == supervised_texts(contract(name), row, "completion") == every
+    later = replace(TRAJECTORY, num_prompt_messages=3)
+    assert supervised_texts(contract(name), later) == supervised_texts(contract(name), later, "completion") == every[1:]
+
+
 @pytest.mark.parametrize("name", [*MASKABLE, "llama3_gpt2"])
 def test_the_generation_prompt_is_a_prefix_of_the_training_ids_and_not_supervised(name):
     for content in ("84", "\n84", "  84", "\n\n\n84", "\t", "🙂"):

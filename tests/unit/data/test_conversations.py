@@ -122,3 +122,39 @@ def test_system_prompts_and_tools_said_twice_alike_count_once(tmp_path):
     record = read(tmp_path, {"messages": [SYSTEM, U, A], **twice})
     assert [message.role for message in record.messages] == ["system", "user", "assistant"]
     assert [tool["function"] for tool in record.tools] == [TOOL]
+
+
+HH = "\n\nHuman: hi\n\nAssistant: yo\n\nHuman: bye\n\nAssistant:"
+SAID = [("user", "hi"), ("assistant", "yo"), ("user", "bye")]
+
+
+def said(messages):
+    return [(message.role, message.content) for message in messages]
+
+
+@pytest.mark.parametrize("prompt", [HH, HH.replace("\n", "\r\n"), HH.lstrip(), HH.removesuffix("\n\nAssistant:")])
+@pytest.mark.parametrize("repeat", [False, True])
+def test_transcripts_in_a_prompt_column_are_turns_and_their_answers_go_on_with_them(tmp_path, prompt, repeat):
+    begin = prompt.removesuffix("Assistant:").rstrip() + "\n\nAssistant:" if repeat else ""
+    pair = read(tmp_path, {"prompt": prompt, "chosen": f"{begin} ok", "rejected": f"{begin} no\n\nHuman: why?\n\nAssistant: so"})
+    assert (said(pair.prompt), said(pair.chosen)) == (SAID, [("assistant", "ok")])
+    assert said(pair.rejected) == [("assistant", "no"), ("user", "why?"), ("assistant", "so")]
+    assert pair.metadata["imitation"] is False
+    demonstration = read(tmp_path, {"prompt": prompt, "completion": f"{begin} ok"})
+    assert (said(demonstration.messages), demonstration.num_prompt_messages) == ([*SAID, ("assistant", "ok")], 3)
+    label = read(tmp_path, {"prompt": prompt, "completion": f"{begin} ok", "label": 1})
+    assert (said(label.prompt), said(label.completion)) == (SAID, [("assistant", "ok")])
+    assert said(read(tmp_path, {"prompt": prompt}, "prompt").prompt) == SAID
+
+
+def test_text_that_only_mentions_a_human_is_text(tmp_path):
+    record = read(tmp_path, {"prompt": "Human: is this a transcript?", "completion": " no"})
+    assert said(record.messages) == [("user", "Human: is this a transcript?"), ("assistant", " no")]
+
+
+def test_the_boundary_of_prompt_and_completion_is_kept_when_a_row_is_written(tmp_path):
+    first = read(tmp_path, {"prompt": [U, A, U], "completion": [A, U, A], "system": "S"})
+    write_jsonl([first], tmp_path / "again.jsonl")
+    (again,) = read_records(tmp_path / "again.jsonl")
+    assert (again, again.num_prompt_messages) == (first, 4)
+    assert "num_prompt_messages" in refusal(tmp_path, {"messages": [U, A], "num_prompt_messages": 2})
