@@ -10,10 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from posttrain.data.conversations import ARGUMENT_KEYS
 from posttrain.data.sources import Rows, broken
 from posttrain.errors import DataError, suggest
 
 BATCH_ROWS = 256
+FREE_KEYS = (*ARGUMENT_KEYS, "tools", "functions")  # objects whose keys differ from row to row
 READ_BYTES = 1 << 20  # buffered reads keep a large column chunk out of memory
 
 
@@ -27,7 +29,7 @@ def parquet_rows(path: Path) -> Rows:
             with pq.ParquetFile(plain, pre_buffer=False, buffer_size=READ_BYTES) as table:
                 position = 0
                 for batch in table.iter_batches(batch_size=BATCH_ROWS):
-                    for row in batch.to_pylist():
+                    for row in _plain_rows(batch):
                         position += 1
                         yield position, row
         except (pa.ArrowInvalid, OSError) as error:
@@ -57,11 +59,38 @@ def arrow_rows(path: Path, first: int = 1) -> Rows:
         with pa.OSFile(str(path), "rb") as file:
             for batch in _batches(file):
                 for start in range(0, batch.num_rows, BATCH_ROWS):
-                    for row in batch.slice(start, BATCH_ROWS).to_pylist():
+                    for row in _plain_rows(batch.slice(start, BATCH_ROWS)):
                         yield position, row
                         position += 1
     except (pa.ArrowInvalid, OSError) as error:
         broken(path, f"damaged Arrow file: {_short(error)}", "the copy or download was cut: get the file again")
+
+
+def _plain_rows(batch: Any) -> list[dict[str, Any]]:
+    """The rows of a batch without the nulls its struct types put into calls and tool signatures.
+
+    A struct column holds every key that any of its rows has, so a call f(x) beside a call g(y) comes out as {"x": 1, "y": null}. A null
+    that was meant cannot be told from one that the type put there; who needs it keeps arguments and tools as JSON text.
+    """
+    import pyarrow as pa
+
+    rows: list[dict[str, Any]] = batch.to_pylist()
+    nested = [field.name for field in batch.schema if pa.types.is_nested(field.type)]
+    for row in rows:
+        for name in nested:
+            row[name] = _without_nulls(row[name], inside=name in FREE_KEYS)
+    return rows
+
+
+def _without_nulls(value: Any, *, inside: bool) -> Any:
+    """``value`` with the null entries of objects under :data:`FREE_KEYS` left out (``inside``: it stands under one)."""
+    if isinstance(value, list):
+        return [_without_nulls(item, inside=inside) for item in value]
+    if isinstance(value, dict):
+        return {
+            key: _without_nulls(item, inside=inside or key in FREE_KEYS) for key, item in value.items() if not (inside and item is None)
+        }
+    return value
 
 
 def _batches(file: Any) -> Iterator[Any]:
