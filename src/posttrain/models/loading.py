@@ -1,16 +1,15 @@
 """Find and open model folders. Remote code is never trusted, and nothing here reaches the network."""
 
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 
 from posttrain.config import model_cache
 from posttrain.errors import ModelError, suggest
+from posttrain.models.families import FOREST_FAMILIES
+from posttrain.models.weights import is_classifier, open_stock, read_config, read_json
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 TOKENIZER_FILES = (
@@ -26,20 +25,6 @@ TOKENIZER_FILES = (
 )
 
 
-@contextmanager
-def no_progress_bars() -> Iterator[None]:
-    """Keep transformers' bars off the terminal inside the block: progress is the caller's to show."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
-
-
 def find_model(source: str | Path) -> Path:
     """The folder ``source`` means: itself, or the cached model of that name. Raises ModelError saying what was looked for and where."""
     folder, cached = Path(source).expanduser(), model_cache() / str(source)
@@ -48,6 +33,7 @@ def find_model(source: str | Path) -> Path:
             weights = [*candidate.glob("*.safetensors"), *candidate.glob("pytorch_model*.bin")]
             if not weights:
                 raise ModelError(f"{candidate}: config.json but no weights (*.safetensors)", hint="copy the model's weight files there")
+            read_json(candidate / "config.json")
             return candidate
     names = [entry.name for entry in model_cache().glob("*") if (entry / "config.json").is_file()]
     if (folder / "adapter_config.json").is_file():
@@ -79,25 +65,36 @@ def choose_dtype(dtype: str, device: str | torch.device = "cpu") -> torch.dtype:
 
 
 def load_model(path: Path, dtype: torch.dtype, *, quantization: str | None = None, attention: str = "sdpa") -> Any:
-    """A stock causal language model from a local folder; ModelError with the library's own words when it cannot be read."""
+    """A stock causal language model from a local folder. Raises ModelError where a weight is missing, of another shape or not finite, and
+    for a sequence classifier, whose head writes no text.
+    """
     from transformers import AutoModelForCausalLM
 
-    options: dict[str, Any] = {}
+    config = read_config(path)
+    if is_classifier(config):
+        raise ModelError(f"{path} is a reward model: it scores text, it writes none", hint="give a causal language model")
+    check_attention(config)
+    options: dict[str, Any] = {"dtype": dtype, "attn_implementation": attention}
     if quantization == "nf4":
         from posttrain.models.quantization import nf4_config
 
         options["quantization_config"] = nf4_config(dtype)
-    options |= {"dtype": dtype, "attn_implementation": attention, "local_files_only": True}
-    try:
-        with no_progress_bars():
-            model = AutoModelForCausalLM.from_pretrained(path, **options)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise ModelError(f"{path}: the model cannot be read: {error}", hint="it must be a Hugging Face causal language model") from error
+    model, _ = open_stock(AutoModelForCausalLM, path, **options)
     if quantization == "nf4":
         from posttrain.models.quantization import keep_weights_unpacked
 
         keep_weights_unpacked(model)
     return model
+
+
+def check_attention(config: Any) -> None:
+    """Raise ModelError for a family whose attention cannot be replaced: it is no causal language model, or not one of attention layers."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    known = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    if known is None or not getattr(known, "_supports_sdpa", False):
+        what = "is no causal language model" if known is None else "has no attention that can be replaced (a state-space model, say)"
+        raise ModelError(f"'{config.model_type}' {what}", hint="choose another family: " + ", ".join(sorted(FOREST_FAMILIES)))
 
 
 def open_adapter(model: Any, path: str | Path, *, trainable: bool = False) -> Any:

@@ -124,10 +124,11 @@ def merge_adapter(base_path: str | Path, adapter_path: str | Path, out: str | Pa
     """Write ``base + (alpha / r) B A`` as a plain Hugging Face folder, products in float32, weights in the base's dtype. Returns
     ``out``.
     """
-    from posttrain.models.loading import load_for_inference, no_progress_bars, tokenizer_files
+    from posttrain.models.loading import load_for_inference, tokenizer_files
+    from posttrain.models.weights import quiet_transformers
 
     model = load_for_inference(base_path, adapter_path, dtype="float32", merge=True)
-    with atomic_directory(out) as folder, no_progress_bars():
+    with atomic_directory(out) as folder, quiet_transformers():
         model.save_pretrained(folder)
         for file in {file.name: file for source in (base_path, adapter_path) for file in tokenizer_files(source)}.values():
             (folder / file.name).write_bytes(file.read_bytes())
