@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from posttrain.config.files import atomic_directory
+from posttrain.config.files import command_directory
 from posttrain.errors import ModelError, suggest
 from posttrain.models.settings import LoraSettings
 
@@ -122,13 +122,13 @@ def merged(model: Any) -> Iterator[Any]:
 
 def merge_adapter(base_path: str | Path, adapter_path: str | Path, out: str | Path) -> Path:
     """Write ``base + (alpha / r) B A`` as a plain Hugging Face folder, products in float32, weights in the base's dtype. Returns
-    ``out``.
+    ``out``. Raises ConfigError where ``out`` holds anything but an earlier merge.
     """
     from posttrain.models.loading import load_for_inference, tokenizer_files
     from posttrain.models.weights import quiet_transformers
 
-    model = load_for_inference(base_path, adapter_path, dtype="float32", merge=True)
-    with atomic_directory(out) as folder, quiet_transformers():
+    with command_directory(out, "posttrain models merge") as folder, quiet_transformers():
+        model = load_for_inference(base_path, adapter_path, dtype="float32", merge=True)
         model.save_pretrained(folder)
         for file in {file.name: file for source in (base_path, adapter_path) for file in tokenizer_files(source)}.values():
             (folder / file.name).write_bytes(file.read_bytes())

@@ -79,6 +79,10 @@ def add_model(source: str | Path, *, name: str | None = None, cache: str | Path 
         record = _verified(folder)
     if record:
         return folder
+    if folder.exists():
+        raise ModelError(
+            f"{folder} was not written by `posttrain models add` (no {PROVENANCE_FILE})", hint="give another --name, or remove that folder"
+        )
     with tempfile.TemporaryDirectory(prefix="posttrain-") as scratch:
         if text in KNOWN_MODELS:
             origin, provenance = _fetch_known(KNOWN_MODELS[text], Path(scratch))

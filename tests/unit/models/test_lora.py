@@ -3,7 +3,8 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from posttrain.errors import ModelError
+from posttrain.config import path_hash
+from posttrain.errors import ConfigError, ModelError
 from posttrain.models import (
     LoraSettings,
     ModelSettings,
@@ -96,6 +97,24 @@ def test_a_merged_folder_answers_as_base_plus_adapter(model_path, tmp_path, cont
     ids = torch.arange(3, 30)[None]
     both = [load_for_inference(*where, dtype="float32")(input_ids=ids).logits for where in ((out,), (model_path, tmp_path / "adapter"))]
     torch.testing.assert_close(both[0], both[1], rtol=1e-3, atol=1e-4)
+
+
+def test_merging_replaces_an_earlier_merge_and_nothing_else(model_path, tmp_path, contract):
+    Policy.load(ModelSettings(path=str(model_path), lora=LoraSettings(rank=4), dtype="float32"), seed=0).save(
+        tmp_path / "adapter", contract
+    )
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    (tmp_path / "file").write_text("x")
+    for place in (tmp_path / "mine", tmp_path / "file", tmp_path / "adapter"):
+        before = path_hash(place)
+        with pytest.raises(ConfigError, match="exists and was not written by `posttrain models merge`"):
+            merge_adapter(model_path, tmp_path / "adapter", place)
+        assert path_hash(place) == before
+    (tmp_path / "empty").mkdir()
+    for _ in range(2):
+        merge_adapter(model_path, tmp_path / "adapter", tmp_path / "empty")
+    load_for_inference(tmp_path / "empty")
 
 
 def test_a_change_below_the_step_of_bfloat16_is_not_lost_by_merging(model_path, tmp_path, contract):
