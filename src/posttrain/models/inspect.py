@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from posttrain.config import parse
 from posttrain.models.families import choose_layout
 from posttrain.models.loading import find_model
 from posttrain.models.lora import ParameterCount, count_parameters
@@ -30,5 +31,5 @@ def describe(source: str | Path) -> dict[str, Any]:
 
 def adapter_parameters(source: str | Path, rank: int, targets: str) -> ParameterCount:
     """Parameter accounting for an adapter on a model folder; ``targets``: a preset, or module names joined by commas."""
-    chosen: Any = targets if targets in ("attention", "attention+mlp") else tuple(targets.split(","))
-    return count_parameters(open_skeleton(find_model(source)), LoraSettings(rank=rank, targets=chosen))
+    settings = parse(LoraSettings, {"rank": rank, "targets": targets}, where="models params")
+    return count_parameters(open_skeleton(find_model(source)), settings)

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from posttrain.config import path_hash
+from posttrain.config import parse, path_hash
 from posttrain.errors import ConfigError, ModelError
 from posttrain.models import (
     LoraSettings,
@@ -57,6 +57,18 @@ def test_presets_follow_module_structure(family, attention, mlp):
 def test_an_unknown_target_is_named_with_the_nearest():
     with pytest.raises(ModelError, match="did you mean 'q_proj'"):
         find_targets(build("llama"), ("q_prj",))
+
+
+@pytest.mark.parametrize("given", ["q_proj, v_proj", ["q_proj", "v_proj"], ("q_proj", "v_proj")])
+def test_modules_are_named_by_a_list_or_by_commas(given):
+    assert parse(LoraSettings, {"targets": given}, where="x").targets == ("q_proj", "v_proj")
+
+
+@pytest.mark.parametrize("given", [7, "", "q_proj,,v_proj", [], {"q_proj": 1}, [1]])
+def test_targets_that_are_no_names_get_one_message(given):
+    with pytest.raises(ConfigError, match=r"^x: 'targets': .*accepted: attention, attention\+mlp, or module names") as caught:
+        parse(LoraSettings, {"targets": given}, where="x")
+    assert len(caught.value.message.splitlines()) == 1
 
 
 def test_the_scale_is_alpha_over_rank():
