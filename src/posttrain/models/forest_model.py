@@ -14,6 +14,7 @@ from posttrain.models import attention
 from posttrain.models.families import choose_layout
 from posttrain.models.forest import Forest
 from posttrain.models.loading import choose_dtype
+from posttrain.models.lora import decoder_layers
 from posttrain.models.native import find_compiler, kernel_in_use
 from posttrain.models.settings import ModelSettings
 from posttrain.models.weights import quiet_transformers
@@ -109,7 +110,7 @@ class ForestModel(ABC):
         import torch._functorch.config as functorch
 
         functorch.activation_memory_budget = ACTIVATION_BUDGET  # read when a layer is first called; of the whole process
-        for layer in self._base.base_model.layers:
+        for layer in decoder_layers(self._base):
             layer.compile(dynamic=True, backend=backend)
         self._is_compiled = True
 

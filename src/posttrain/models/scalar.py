@@ -132,7 +132,8 @@ class ScalarModel(ForestModel):
         for name, module in self._base.named_modules():
             if hasattr(module, "lora_A") and hasattr(module, "get_base_layer"):
                 low, high = state[f"{name}.lora_A.default.weight"], state[f"{name}.lora_B.default.weight"]
-                plain[f"{name}.weight"] = plain[f"{name}.weight"] + module.scaling["default"] * (high @ low)
+                product = module.scaling["default"] * (high @ low)
+                plain[f"{name}.weight"] = plain[f"{name}.weight"] + (product.T if module.fan_in_fan_out else product)
         return plain
 
 

@@ -1,3 +1,6 @@
+import json
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -9,14 +12,17 @@ from posttrain.models import (
     LoraSettings,
     ModelSettings,
     Policy,
+    ScalarModel,
     adapter_size,
+    build_forest,
     count_parameters,
     load_for_inference,
     merge,
     merge_adapter,
     unmerge,
 )
-from posttrain.models.lora import find_targets
+from posttrain.models.lora import add_adapter, find_targets
+from posttrain.records import TokenSequence
 
 
 def build(family, **changes):
@@ -52,6 +58,64 @@ def test_presets_follow_module_structure(family, attention, mlp):
     model = build(family)
     assert set(find_targets(model, "attention")) == attention
     assert set(find_targets(model, "attention+mlp")) == attention | mlp
+
+
+def small(family):
+    """Two layers of a family that is run one sequence at a time."""
+    names = {
+        "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 2, "attn_pdrop": 0.0},
+        "opt": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "ffn_dim": 64, "word_embed_proj_dim": 32},
+        "gpt_neox": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64},
+        "qwen3_moe": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1, "num_experts": 4},
+    }
+    rest = {"vocab_size": 64, "max_position_embeddings": 64, "attention_dropout": 0.0, "pad_token_id": 0}
+    return AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **names[family], **rest)).float()
+
+
+@pytest.mark.parametrize(
+    ("family", "attention", "entries"),
+    [
+        # the attention's c_proj is named by its path, because the MLP has one too: 32 -> 96 and 32 -> 32
+        ("gpt2", ["attn.c_proj", "c_attn"], (32 + 96) + (32 + 32)),
+        ("opt", ["k_proj", "out_proj", "q_proj", "v_proj"], 4 * (32 + 32)),
+        ("gpt_neox", ["dense", "query_key_value"], (32 + 96) + (32 + 32)),
+        ("qwen3_moe", ["k_proj", "o_proj", "q_proj", "v_proj"], 2 * (32 + 32) + 2 * (32 + 16)),  # one head of keys
+    ],
+)
+def test_families_that_name_their_layers_otherwise_train_what_is_counted(family, attention, entries):
+    for targets in ("attention", "attention+mlp") if family != "qwen3_moe" else ("attention",):
+        settings = LoraSettings(rank=4, targets=targets)
+        count = count_parameters(small(family), settings).adapter
+        adapted = add_adapter(small(family), settings, seed=0)
+        assert count == sum(parameter.numel() for parameter in adapted.parameters() if parameter.requires_grad)
+        if targets == "attention":
+            assert find_targets(small(family), targets) == attention
+            assert count == 2 * 4 * entries
+
+
+def test_an_mlp_of_fused_experts_is_refused_by_name():
+    with pytest.raises(ModelError, match=r"the MLP of 'qwen3_moe' takes no adapter, .* mlp\.experts\.down_proj, mlp"):
+        find_targets(small("qwen3_moe"), "attention+mlp")
+
+
+def test_a_gpt2_with_an_adapter_trains_and_merges(tmp_path, contract, batch):
+    small("gpt2").save_pretrained(tmp_path / "gpt2")
+    config = json.loads((tmp_path / "gpt2" / "config.json").read_text())
+    (tmp_path / "gpt2" / "config.json").write_text(json.dumps(config | {"resid_pdrop": 0.0, "embd_pdrop": 0.0}))
+    settings = ModelSettings(path=str(tmp_path / "gpt2"), lora=LoraSettings(rank=4, targets="attention+mlp"), dtype="float32")
+    policy = Policy.load(settings, seed=0)
+    randomise(policy)
+    policy.save(tmp_path / "adapter", contract)
+    ids = torch.arange(3, 30)[None]
+    apart = load_for_inference(tmp_path / "gpt2", tmp_path / "adapter", dtype="float32")(input_ids=ids).logits
+    together = load_for_inference(tmp_path / "gpt2", tmp_path / "adapter", dtype="float32", merge=True)(input_ids=ids).logits
+    torch.testing.assert_close(together, apart, rtol=1e-3, atol=1e-3)
+    reward = ScalarModel.load(settings, seed=0)
+    randomise(reward)
+    reward.save(tmp_path / "reward", contract)
+    again = ScalarModel.load_frozen(tmp_path / "reward", dtype="float32")
+    forest = build_forest([TokenSequence(np.arange(3, 20, dtype=np.int32), np.ones(17, dtype=bool), 0)])
+    torch.testing.assert_close(again.rewards(forest), reward.rewards(forest), rtol=1e-3, atol=1e-3)
 
 
 def test_an_unknown_target_is_named_with_the_nearest():
