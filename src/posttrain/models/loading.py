@@ -1,8 +1,6 @@
 """Find and open model folders. Remote code is never trusted, and nothing here reaches the network."""
 
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +9,8 @@ from safetensors import SafetensorError
 
 from posttrain.config import model_cache
 from posttrain.errors import ModelError, suggest
+from posttrain.models.families import FOREST_FAMILIES
+from posttrain.models.weights import check_finite, is_classifier, open_stock, read_config, read_json
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 TOKENIZER_FILES = (
@@ -26,33 +26,6 @@ TOKENIZER_FILES = (
 )
 
 
-@contextmanager
-def no_progress_bars() -> Iterator[None]:
-    """Keep transformers' bars off the terminal inside the block: progress is the caller's to show."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
-
-
-@contextmanager
-def no_load_report() -> Iterator[None]:
-    """Keep transformers' table of missing and unused weights off the terminal: what matters of it is raised by the caller."""
-    from transformers.utils import logging
-
-    shown = logging.get_verbosity()
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    try:
-        yield
-    finally:
-        logging.set_verbosity(shown)
-
-
 def find_model(source: str | Path) -> Path:
     """The folder ``source`` means: itself, or the cached model of that name. Raises ModelError saying what was looked for and where."""
     folder, cached = Path(source).expanduser(), model_cache() / str(source)
@@ -61,6 +34,7 @@ def find_model(source: str | Path) -> Path:
             weights = [*candidate.glob("*.safetensors"), *candidate.glob("pytorch_model*.bin")]
             if not weights:
                 raise ModelError(f"{candidate}: config.json but no weights (*.safetensors)", hint="copy the model's weight files there")
+            read_json(candidate / "config.json")
             return candidate
     names = [entry.name for entry in model_cache().glob("*") if (entry / "config.json").is_file()]
     if (folder / "adapter_config.json").is_file():
@@ -94,39 +68,21 @@ def choose_dtype(dtype: str, device: str | torch.device = "cpu") -> torch.dtype:
 
 
 def load_model(path: Path, dtype: torch.dtype, *, quantization: str | None = None, attention: str = "sdpa") -> Any:
-    """A stock causal language model from a local folder.
-
-    ModelError with the library's own words when it cannot be read, and when a weight is missing or of another shape (transformers would
-    draw one at random), or the folder is a reward model's.
+    """A stock causal language model from a local folder. Raises ModelError where a weight is missing, of another shape or not finite, and
+    for a sequence classifier, whose head writes no text.
     """
     from transformers import AutoModelForCausalLM
 
-    options: dict[str, Any] = {}
+    config = read_config(path)
+    if is_classifier(config):
+        raise ModelError(f"{path} is a reward model: it scores text, it writes none", hint="give a causal language model")
+    check_attention(config)
+    options: dict[str, Any] = {"dtype": dtype, "attn_implementation": attention}
     if quantization == "nf4":
         from posttrain.models.quantization import nf4_config
 
         options["quantization_config"] = nf4_config(dtype)
-    options |= {"dtype": dtype, "attn_implementation": attention, "local_files_only": True}
-    opened: Any
-    try:
-        with no_progress_bars(), no_load_report():
-            opened = AutoModelForCausalLM.from_pretrained(
-                path,
-                **options,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,  # both are raised below, by name
-            )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise ModelError(f"{path}: the model cannot be read: {error}", hint="it must be a Hugging Face causal language model") from error
-    model, found = opened
-    if "score.weight" in found["unexpected_keys"]:
-        raise ModelError(f"{path} is a reward model (it has a score head), not a language model", hint="give the policy's folder")
-    if absent := sorted({*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])}):
-        shown = ", ".join(absent[:5]) + (f" and {len(absent) - 5} more" if len(absent) > 5 else "")
-        raise ModelError(f"{path}: weights are missing or of another shape: {shown}", hint="copy the whole model folder again")
-    if unused := sorted(found["unexpected_keys"]):
-        warnings.warn(f"{path}: {len(unused)} weights have no place in the model: {', '.join(unused[:5])}", RuntimeWarning, stacklevel=2)
-    check_finite(model, path)
+    model, _ = open_stock(AutoModelForCausalLM, path, **options)
     if quantization == "nf4":
         from posttrain.models.quantization import keep_weights_unpacked
 
@@ -134,11 +90,14 @@ def load_model(path: Path, dtype: torch.dtype, *, quantization: str | None = Non
     return model
 
 
-def check_finite(model: torch.nn.Module, path: Path) -> None:
-    """Raise ModelError naming the first weight that holds NaN or infinity."""
-    for name, parameter in model.named_parameters():
-        if parameter.is_floating_point() and not bool(torch.isfinite(parameter).all()):
-            raise ModelError(f"{path}: weight {name} holds NaN or infinity", hint="the run that wrote it diverged: take an earlier model")
+def check_attention(config: Any) -> None:
+    """Raise ModelError for a family whose attention cannot be replaced: it is no causal language model, or not one of attention layers."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    known = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    if known is None or not getattr(known, "_supports_sdpa", False):
+        what = "is no causal language model" if known is None else "has no attention that can be replaced (a state-space model, say)"
+        raise ModelError(f"'{config.model_type}' {what}", hint="choose another family: " + ", ".join(sorted(FOREST_FAMILIES)))
 
 
 def open_adapter(model: Any, path: str | Path, *, trainable: bool = False) -> Any:

@@ -36,6 +36,7 @@ from posttrain.stages.preference_files import PairFile, read_preferences, said_l
 from posttrain.stages.setup import (
     check_contracts,
     check_dropout,
+    check_target,
     origins,
     planned_tokens,
     set_aside,
@@ -143,6 +144,7 @@ def run_reward_model(
         cards = _consented(config)
         contract = ChatContract.load(folder)
         check_contracts(contract, [folder, out])
+        check_target(out / "model")
         splits = load_splits(config, contract, folder)
         show.say(_describe(splits) + set_aside(splits.counts, config.data, config.rejects))
         if world.is_main:

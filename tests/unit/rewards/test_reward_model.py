@@ -120,8 +120,9 @@ def test_constant_rewards_are_refused_with_figures(judge, tmp_path):
 
 
 def test_rewards_that_are_not_numbers_are_refused(judge, tmp_path):
-    broken = RewardModel.load(copy_of(judge, tmp_path, lambda weights: weights | {"score.weight": weights["score.weight"] * float("nan")}))
-    with pytest.raises(ModelError, match=r"the reward of conversation 0 is nan \(2 of 2 not finite\)"):
+    huge = copy_of(judge, tmp_path, lambda weights: weights | {"score.weight": weights["score.weight"].sign() * 3e38})
+    broken = RewardModel.load(huge)  # a product of finite weights that overflows
+    with pytest.raises(ModelError, match=r"the reward of conversation 0 is (nan|-?inf) \(2 of 2 not finite\)"):
         broken.score([(pair.prompt, pair.chosen) for pair in pairs_of(UNSEEN[:2])])
 
 
