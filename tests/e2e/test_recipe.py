@@ -107,6 +107,24 @@ def test_a_stage_put_behind_the_others_leaves_them_as_they_are(project, finished
     assert [name for name, state in states.items() if state == "run"] == new
 
 
+def test_a_rerun_with_other_settings_is_no_damage_and_going_back_is_the_latest(project, finished, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(project, folder)
+    verdict = finished["steps"][-1]["outputs"]["lineage"]
+    other = posttrain("run", "recipes/tiny.yaml", *QUICK, "--set", "stages.0.sft.training.max_steps=1", cwd=folder)
+    assert other.returncode == 0, other.stderr
+    verified = posttrain("lineage", "verify", cwd=folder)
+    assert verified.returncode == 0, verified.stdout
+    assert "records whose files a later run replaced or removed" in verified.stdout
+    assert verdict not in posttrain("lineage", "show", "latest:verdict", cwd=folder).stdout
+    posttrain("run", "recipes/tiny.yaml", cwd=folder)
+    assert posttrain("lineage", "verify", cwd=folder).returncode == 0
+    shown = posttrain("lineage", "show", "latest:verdict", cwd=folder).stdout
+    assert "verdict ship" in shown.splitlines()[0]
+    next(folder.glob("runs/tiny/*-1-sft/model/model.safetensors")).write_bytes(b"others")
+    assert posttrain("lineage", "verify", cwd=folder).returncode == 1
+
+
 def test_killed_at_random_points_it_ends_in_the_same_bits(project, tmp_path):
     begin = time.monotonic()
     straight = posttrain("run", "recipes/tiny.yaml", *QUICK, "--out", str(tmp_path / "straight"), "--json", cwd=project)

@@ -26,9 +26,14 @@ class Origins:
     shared: tuple[str, ...]
 
 
+def run_store(root: Path) -> LineageStore:
+    """The lineage store of the run in ``root``, shared with the runs beside it."""
+    return LineageStore(root.parent / "lineage.db")
+
+
 def record_origins(loaded: LoadedRecipe, gate: Gate, suites: Sequence[Suite], root: Path) -> Origins:
     """Put policy text, suites, gate, resolved recipe, code and library versions into the lineage."""
-    store = LineageStore(root.parent / "lineage.db")
+    store = run_store(root)
     policy_file = loaded.at(loaded.recipe.policy)
     policy = read_yaml(policy_file)
     fields = {

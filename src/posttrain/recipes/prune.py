@@ -7,6 +7,7 @@ from pathlib import Path
 
 from posttrain.errors import ConfigError
 from posttrain.recipes.display import SilentDisplay
+from posttrain.recipes.origins import run_store
 from posttrain.recipes.recipe import LoadedRecipe
 from posttrain.recipes.run import run_recipe
 from posttrain.recipes.steps import STARTED_FILE, exclusive
@@ -42,7 +43,10 @@ def prune_run(loaded: LoadedRecipe, out: str | Path, *, dry_run: bool = False) -
         caches = [folder for folder in (*root.glob("cache/reference/*"), *root.glob("cache/answers-*")) if folder.is_dir()]
         old = sorted(folder for folder in (*steps, *caches) if folder not in present | plan.caches and not folder.is_symlink())
         found = tuple(Leftover(folder, _size(folder)) for folder in old)
+        store = run_store(root)
         for leftover in found if not dry_run else ():
+            if store.path.is_file():
+                store.discard(leftover.folder)
             shutil.rmtree(leftover.folder)
     return found
 

@@ -47,8 +47,8 @@ def run_recipe(loaded: LoadedRecipe, out: str | Path, *, display: Display, dry_r
     recipe, root = loaded.recipe, Path(out)
     gate, suites = _load_criteria(loaded)
     with exclusive(root):
-        steps = Steps(root, display, dry_run=dry_run)
         origins = None if dry_run else record_origins(loaded, gate, suites, root)
+        steps = Steps(root, display, dry_run=dry_run, discard=origins.store.discard if origins else None)
 
         def make_start(folder: Path) -> Outputs:
             assert origins is not None

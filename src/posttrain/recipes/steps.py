@@ -59,10 +59,12 @@ class StepResult:
 class Steps:
     """Runs steps in order inside one output folder."""
 
-    def __init__(self, out: Path, display: Display, *, dry_run: bool = False) -> None:
+    def __init__(self, out: Path, display: Display, *, dry_run: bool = False, discard: Callable[[Path], None] | None = None) -> None:
+        """``discard`` is told of a step's folder before it is removed, to be made anew."""
         self.out = out
         self.display = display
         self.dry_run = dry_run
+        self.discard = discard
         self.results: list[StepResult] = []
         self.caches: set[Path] = set()
         """Folders shared between steps that the steps of this run use."""
@@ -89,6 +91,8 @@ class Steps:
             result = StepResult(name, key, folder, state)
         else:
             if state == "run" and folder.exists():
+                if self.discard:
+                    self.discard(folder)
                 shutil.rmtree(folder)
             folder.mkdir(parents=True, exist_ok=True)
             write_json(folder / STARTED_FILE, {"key": key, "inputs": dict(inputs)})
@@ -176,6 +180,6 @@ def _what_changed(places: Sequence[Path], inputs: Mapping[str, Any]) -> str:
         return ""
     changed = [name for name in inputs if name != "versions" and before.get(name) != inputs[name]]
     old, new = before.get("versions", {}), inputs.get("versions", {})
-    for name in [name for name in new if old.get(name) != new[name]]:
-        changed.append("posttrain's code" if name == "code" else f"{name} {old.get(name, '(not recorded)')} -> {new[name]}")
+    changed += ["posttrain's code"] if old.get("code") != new.get("code") else []
+    changed += [f"{name} {old[name]} -> {new[name]}" for name in new if name != "code" and old.get(name, new[name]) != new[name]]
     return f"made anew, as these changed: {', '.join(changed)}" if changed else ""

@@ -77,7 +77,7 @@ def run_sweep(
         results: list[dict[str, Any]] = []
         report: dict[str, Any] = {}
         for number, point in enumerate(points, 1):
-            steps = Steps(root / "points" / point.name, _Numbered(display, number))
+            steps = Steps(root / "points" / point.name, _Numbered(display, number), discard=lineage.discard if lineage else None)
             inputs = {
                 "settings": {key: value for key, value in point.config.dump().items() if key not in ("data", "reference_cache")},
                 "files": files,
