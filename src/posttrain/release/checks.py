@@ -42,7 +42,8 @@ def evidence_check(gate: Gate) -> Check:
     """What was used in training is never the gate's only evidence: some judged score must be independent of it."""
     used = {*gate.config.used_in_training, *(output for s in gate.suite.scorers if s.used_in_training for output in s.outputs)}
     independent = [score for score in judged_scores(gate.config) if score not in used]
-    reason = f"independent: {', '.join(independent)}" if independent else f"all of them were: {', '.join(judged_scores(gate.config))}"
+    judged = ", ".join(judged_scores(gate.config))
+    reason = f"independent: {', '.join(independent)}" if independent else f"all of them were: {judged}" if judged else "no score is judged"
     required = "a judged score that was not used in training"
     return Check("evidence", "independent evidence", "", "pass" if independent else "block", required, reason)
 

@@ -196,6 +196,18 @@ class GateConfig(Config):
     two_metric: TwoMetricConfig | None = None
     """Targets and guardrails read together: tells a real improvement from reward gaming, pointless drift and regression."""
 
+    @model_validator(mode="after")
+    def _asks_something(self) -> "GateConfig":
+        if not (self.criteria or self.non_inferiority or self.two_metric):
+            raise ValueError("the gate asks for nothing, so anything would ship: give criteria, non_inferiority or two_metric")
+        return self
+
+    @property
+    def judges_good(self) -> bool:
+        """Is there a check on ``good``? Only then what it requires counts as judged."""
+        entries = self.two_metric.entries if self.two_metric else ()
+        return any(part.metric == GOOD for part in (*self.criteria, *self.non_inferiority, *entries))
+
     def dump(self) -> dict[str, Any]:
         """The resolved form; a section that is not there is left out, so a gate frozen without one keeps its hash."""
         settings = super().dump()

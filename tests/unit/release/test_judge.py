@@ -6,7 +6,8 @@ import pytest
 from posttrain.errors import ConfigError
 from posttrain.evaluation import EvaluationResult
 from posttrain.metrics import wilson
-from posttrain.release import freeze_gate, judge, load_gate, read_gate, write_junit
+from posttrain.release import Check, freeze_gate, judge, load_gate, read_gate, write_junit
+from posttrain.release.verdict import overall
 
 GATE = "name: g\nsuite: suite.yaml\ngood: {requires: [exact]}\n"
 
@@ -138,7 +139,7 @@ def test_good_needs_latency_and_cost_and_never_guesses_a_latency(bench, yes_no):
 
 
 def test_p95_latency_is_judged_by_its_upper_bound(bench, yes_no):
-    gate = GATE + "non_inferiority: []\ncriteria: [{metric: latency_seconds, statistic: p95, max: 11.0}]\n"
+    gate = GATE + "criteria: [{metric: latency_seconds, statistic: p95, max: 11.0}]\n"
     bench.write(120, gate=gate)
     new = bench.run("new", yes_no(120, 0))
     # p95 of .1 ... 12 is about 11.4, its upper bound is beyond 11 and its lower bound below: not shown either way.
@@ -203,6 +204,7 @@ def test_results_with_a_sample_missing_are_refused(bench, yes_no):
         ("good: {requires: [exact]}\ncriteria: [{metric: good, min: 0.5, slices: [nowhere]}]", "slice 'nowhere'"),
         ("good: {requires: [exact]}\ncriteria: [{metric: exact, max: 1, statistic: p95}]", "amounts only"),
         ("good: {requires: []}", "good.requires"),
+        ("good: {requires: [exact]}\nnon_inferiority: []", "the gate asks for nothing, so anything would ship"),
         ("good: {requires: [exact]}\nnon_inferiority: [{metric: good, margn: 0.1}]", "did you mean 'margin'"),
     ],
 )
@@ -211,6 +213,12 @@ def test_a_wrong_gate_says_what_is_wrong(bench, gate, message):
     with pytest.raises(ConfigError) as caught:
         read_gate(bench.root / "gate.yaml")
     assert message in str(caught.value)
+
+
+def test_checks_that_are_not_about_figures_never_ship():
+    evidence = Check("evidence", "independent evidence", "", "pass", "", "")
+    assert overall((evidence,)) == "inconclusive"
+    assert overall((evidence, Check("threshold", "exact", "", "pass", "", ""))) == "ship"
 
 
 def test_a_margin_on_an_amount_is_refused(bench, yes_no):
