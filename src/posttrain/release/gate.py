@@ -186,7 +186,7 @@ class GateConfig(Config):
     non_inferiority: tuple[NonInferiority, ...] = (NonInferiority(),)
     """Comparisons with the version in service. By default G(x) overall, margin 2 points."""
     min_samples: int = Field(30, ge=1)
-    """A slice with fewer applicable samples is inconclusive, whatever its figure."""
+    """A slice with fewer applicable cases is inconclusive, whatever its figure and however many samples each case has."""
     confidence: float = Field(0.95, ge=0.5, lt=1)
     """Of every interval (two-sided)."""
     prices: Prices = Prices.model_validate({})

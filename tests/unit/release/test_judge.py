@@ -52,6 +52,17 @@ def test_the_minimum_is_thirty_by_default_and_thirty_is_enough(bench, yes_no):
     assert verdict.status == "ship"
 
 
+def test_the_minimum_counts_cases_not_the_samples_of_each(bench):
+    suite = "name: s\nversion: '1'\ncases: cases.jsonl\nsamples_per_case: 10\nsampling: {temperature: 1}\nscorers: [{exact: {}}]\n"
+    bench.write(3, suite=suite, gate=GATE + "criteria: [{metric: exact, min: 0.1}]\n")
+    verdict = judge(bench.run("new", ["yes"] * 3), bench.run("old", ["no"] * 3), bench.gate)
+    assert (outcomes(verdict, "threshold"), outcomes(verdict, "non_inferiority")) == (
+        {("exact", ""): "inconclusive"},
+        {("good", ""): "inconclusive"},
+    )
+    assert all("only 3" in check.reason for check in verdict.checks if check.outcome == "inconclusive")
+
+
 @pytest.mark.parametrize(
     ("criterion", "num_yes", "outcome"),
     [
