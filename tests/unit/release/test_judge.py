@@ -63,6 +63,16 @@ def test_the_minimum_counts_cases_not_the_samples_of_each(bench):
     assert all("only 3" in check.reason for check in verdict.checks if check.outcome == "inconclusive")
 
 
+def test_a_hundred_copies_of_one_case_show_nothing_even_in_results_that_do_not_know_it(bench, yes_no):
+    bench.write(100, prompt="the same question", gate=GATE + "criteria: [{metric: exact, min: 0.5}]\n")
+    new, old = bench.run("new", yes_no(100, 0)), bench.run("old", yes_no(0, 100))
+    assert judge(new, old, bench.gate).status == "inconclusive"
+    file = new.folder / "cases.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    file.write_text("".join(json.dumps(row | {"group": row["id"]}) + "\n" for row in rows))
+    assert judge(new.folder, old, bench.gate).status == "inconclusive"
+
+
 @pytest.mark.parametrize(
     ("criterion", "num_yes", "outcome"),
     [
