@@ -2,9 +2,12 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from posttrain.evaluation import Suite
 
 app = typer.Typer(
     rich_markup_mode=None,
@@ -20,11 +23,19 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 def freeze(file: Annotated[Path, typer.Argument(help="A suite, or a gate with its suite.")], as_json: AsJson = False) -> None:
     """Write the lock file beside a suite (and gate): its hash and the time. Commit it. An unchanged file keeps its time."""
     from posttrain.evaluation import freeze_suite, read_suite
-    from posttrain.release import freeze_gate, is_gate
+    from posttrain.release import freeze_gate, is_gate, read_gate
 
-    lock = freeze_gate(file) if is_gate(file) else freeze_suite(read_suite(file))
-    summary = {"file": str(file), "hash": lock["hash"], "frozen_at": lock["frozen_at"]}
+    suite = read_gate(file)[1] if is_gate(file) else read_suite(file)
+    lock = freeze_gate(file) if is_gate(file) else freeze_suite(suite)
+    _warn_of_copies(suite)
+    summary = {"file": str(file), "hash": lock["hash"], "frozen_at": lock["frozen_at"], "copies": suite.num_copies}
     typer.echo(json.dumps(summary) if as_json else f"{file}: frozen at {lock['frozen_at']} as {lock['hash']}")
+
+
+def _warn_of_copies(suite: "Suite") -> None:
+    if suite.num_copies:
+        n = f"{suite.num_copies} of {len(suite.cases)} cases ask and expect the same as an earlier one"
+        typer.echo(f"warning: {suite.cases_path}: {n}; intervals count copies as one draw", err=True)
 
 
 @app.command(
@@ -75,5 +86,6 @@ def show(
     else:
         sizes = {name: sum(name in known.slices for known in suite.cases) for name in suite.slices}
         shown = {"name": suite.config.name, "version": suite.config.version, "hash": suite.hash, "cases": len(suite.cases), "slices": sizes}
-        shown |= {"scores": list(suite.score_names), "groups": len({known.group or known.id for known in suite.cases})}
+        shown |= {"scores": list(suite.score_names), "groups": len({*suite.groups.values()}), "copies": suite.num_copies}
+        _warn_of_copies(suite)
     typer.echo(json.dumps(shown, ensure_ascii=False) if as_json else "\n".join(f"{key}: {value}" for key, value in shown.items()))

@@ -1,8 +1,8 @@
 """A case of a suite: what is asked, what is expected, and where it belongs."""
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -44,6 +44,28 @@ class Case:
             return speech(self.messages)
         expected = self.expected if isinstance(self.expected, str) else json.dumps(self.expected, ensure_ascii=False)
         return speech(self.messages) if self.expected is None else f"{speech(self.messages)}\n{expected}"
+
+    @property
+    def content(self) -> str:
+        """Hash of what is asked and expected. Cases with the same one are copies, whatever their ids, slices and groups."""
+        asked = {"messages": [asdict(message) for message in self.messages], "tools": self.tools, "world": self.metadata.get("world")}
+        return content_hash(asked | {"expected": self.expected})
+
+
+def group_cases(cases: Iterable[Case]) -> dict[str, str]:
+    """Case id to its group: its own (a case without one is alone), joined with the groups of its copies."""
+    joined: dict[str, str] = {}
+    first: dict[str, str] = {}
+    found = [(case, case.group or case.id) for case in cases]
+    for case, group in found:
+        joined[_joined(group, joined)] = _joined(first.setdefault(case.content, group), joined)
+    return {case.id: _joined(group, joined) for case, group in found}
+
+
+def _joined(group: str, joined: Mapping[str, str]) -> str:
+    while joined.get(group, group) != group:
+        group = joined[group]
+    return group
 
 
 class _Function(Config):

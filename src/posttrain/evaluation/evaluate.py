@@ -98,7 +98,7 @@ def evaluate(
     samples = read_samples(root)
     order = {(case.id, sample): place for place, (case, sample) in enumerate(wanted)}
     samples.sort(key=lambda result: order[result.key])
-    infos = {case.id: _info(case) for case in suite.cases}
+    infos = case_infos(suite)
     figures = summarise(samples, infos, suite.slices, suite.score_names)
     run = json.loads((root / RUN).read_text(encoding="utf-8"))
     write_json(root / SUMMARY, {"format": 1, **run, **figures, "results_hash": results_hash(root)})
@@ -256,7 +256,7 @@ def _open_folder(
             if old != new:
                 raise ConfigError(f"{root} holds results of another {what} ({old[:18]}, now {new[:18]})", hint="use another folder")
         return
-    write_text(root / CASES, "".join(json.dumps(asdict(_info(case)), ensure_ascii=False) + "\n" for case in suite.cases))
+    write_text(root / CASES, "".join(json.dumps(asdict(info), ensure_ascii=False) + "\n" for info in case_infos(suite).values()))
     write_json(root / RUN, run)
 
 
@@ -271,9 +271,13 @@ def _identity_of(models: ScoringModels) -> dict[str, str]:
     return {"dtype": models.dtype} | {name: content_hash([file_hash(file) for file in files]) for name, files in weights.items()}
 
 
-def _info(case: Case) -> CaseInfo:
-    messages = tuple({key: value for key, value in asdict(message).items() if value} for message in case.messages)
-    return CaseInfo(case.id, messages, case.expected, case.slices, case.group or case.id)
+def case_infos(suite: Suite) -> dict[str, CaseInfo]:
+    """What results keep of the suite's cases, by id."""
+    infos, groups = {}, suite.groups
+    for case in suite.cases:
+        messages = tuple({key: value for key, value in asdict(message).items() if value} for message in case.messages)
+        infos[case.id] = CaseInfo(case.id, messages, case.expected, case.slices, groups[case.id])
+    return infos
 
 
 class _Counter:

@@ -11,7 +11,7 @@ import posttrain.evaluation.scoring  # noqa: F401  (registers the built-in score
 from posttrain.config import Config, content_hash, file_hash, parse, read_yaml
 from posttrain.episodes import EpisodeSettings
 from posttrain.errors import ConfigError
-from posttrain.evaluation.cases import Case, read_cases
+from posttrain.evaluation.cases import Case, group_cases, read_cases
 from posttrain.evaluation.scores import ModelScorer, Scorer, ScorerContext, scorers
 from posttrain.records import SamplingSettings
 
@@ -110,6 +110,16 @@ class Suite:
         """Declared slices first, then others in order of appearance; only those with a case."""
         seen = dict.fromkeys(name for case in self.cases for name in case.slices)
         return (*[name for name in self.config.slices if name in seen], *[name for name in seen if name not in self.config.slices])
+
+    @property
+    def groups(self) -> dict[str, str]:
+        """Case id to what intervals treat as one draw."""
+        return group_cases(self.cases)
+
+    @property
+    def num_copies(self) -> int:
+        """Cases that ask and expect the same as an earlier one."""
+        return len(self.cases) - len({case.content for case in self.cases})
 
     @property
     def needs_models(self) -> bool:

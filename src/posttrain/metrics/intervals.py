@@ -62,8 +62,9 @@ def group_codes(groups: Sequence[Hashable]) -> NDArray[np.int64]:
 def design_effect(values: ArrayLike, groups: Sequence[Hashable]) -> float:
     """How much groups inflate the variance of a mean: cluster-robust variance over simple-random-sample variance.
 
-    Kish (1965) and Rao & Scott (1992, Biometrics 48), linearised for groups of unequal size. Values that are all equal carry no
-    information about their groups: 1.0. Never below 1.0, so groups cannot make an interval narrower.
+    Kish (1965) and Rao & Scott (1992, Biometrics 48), linearised for groups of unequal size. Values that are all equal cannot tell how
+    alike the members of a group are, so each group counts as one draw (sum of squared sizes over n: the size, where all have one).
+    Never below 1.0, so groups cannot make an interval narrower.
     """
     array = np.asarray(values, dtype=np.float64)
     codes = group_codes(groups)
@@ -71,17 +72,35 @@ def design_effect(values: ArrayLike, groups: Sequence[Hashable]) -> float:
     residuals = array - array.mean()
     simple = float((residuals**2).sum()) / (len(array) ** 2)
     if num_groups < 2 or simple == 0:
-        return 1.0
+        return _full_effect(codes)
     totals = np.bincount(codes, weights=residuals, minlength=num_groups)
     clustered = float((totals**2).sum()) * num_groups / (num_groups - 1) / len(array) ** 2
     return max(1.0, clustered / simple)
 
 
+def effective_size(values: ArrayLike, groups: Sequence[Hashable]) -> float:
+    """How many independent draws values in groups are worth: n over a cautious design effect.
+
+    How alike the members of a group are shows only in groups that hold a value other than the commonest. The fewer of these there are,
+    the more the estimate is drawn, with the weight of half such a group, to what it is when all members of a group are equal.
+    """
+    array, codes = np.asarray(values, dtype=np.float64), group_codes(groups)
+    found, counts = np.unique(array, return_counts=True)
+    num_telling = len(np.unique(codes[array != found[counts.argmax()]]))
+    estimate, full = design_effect(array, groups), _full_effect(codes)
+    return len(array) / max(estimate, (num_telling * estimate + 0.5 * full) / (num_telling + 0.5))
+
+
+def _full_effect(codes: NDArray[np.int64]) -> float:
+    """The design effect when the members of each group are all equal."""
+    return float((np.bincount(codes) ** 2).sum()) / len(codes) if len(codes) else 1.0
+
+
 def proportion_interval(values: ArrayLike, *, groups: Sequence[Hashable] | None = None, confidence: float = 0.95) -> Interval:
     """Interval of the share of ones in ``values`` (0/1, [value]).
 
-    Without groups (or with groups of one) Wilson's interval. With groups, Wilson's interval at the effective size n / design
-    effect and Student's t with (groups - 1) degrees of freedom (Korn & Graubard 1998, Survey Methodology 24).
+    Without groups (or with groups of one) Wilson's interval. With groups, Wilson's interval at the :func:`effective_size` and
+    Student's t with (groups - 1) degrees of freedom (Korn & Graubard 1998, Survey Methodology 24).
     """
     array = _values(values)
     if not np.isin(array, (0.0, 1.0)).all():
@@ -92,7 +111,7 @@ def proportion_interval(values: ArrayLike, *, groups: Sequence[Hashable] | None 
         return Interval(float(array.mean()), low, high, n, confidence, "wilson")
     assert groups is not None
     num_groups = len(set(groups))
-    size = n / design_effect(array, groups)
+    size = effective_size(array, groups)
     z = critical_value(confidence, max(1, num_groups - 1))
     low, high = wilson(min(float(array.mean()) * size, size), size, z=z)
     return Interval(float(array.mean()), low, high, n, confidence, f"wilson, {num_groups} groups")

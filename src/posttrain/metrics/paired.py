@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from posttrain.errors import ConfigError
-from posttrain.metrics.intervals import Interval, critical_value, design_effect, mean_interval, wilson
+from posttrain.metrics.intervals import Interval, critical_value, effective_size, mean_interval, wilson
 
 
 def newcombe_difference(both: int, only_first: int, only_second: int, neither: int, *, confidence: float = 0.95) -> Interval:
@@ -38,7 +38,7 @@ def paired_difference(
 
     Zeros and ones: the adjusted Wald interval of Agresti & Min (2005, Statistics in Medicine 24:729), half a pair added to each
     cell of the paired table, so that identical versions keep an interval of honest width. With groups the pairs are scaled to
-    their effective number (design effect of the differences) and Student's t is used. Other values: bootstrap-t of the mean
+    their effective number (:func:`effective_size` of the differences) and Student's t is used. Other values: bootstrap-t of the mean
     difference over groups.
     """
     first, second = np.asarray(candidate, dtype=np.float64), np.asarray(baseline, dtype=np.float64)
@@ -50,7 +50,7 @@ def paired_difference(
     n = len(differences)
     effect, z, method = 1.0, critical_value(confidence), "agresti-min"
     if groups is not None and len(set(groups)) < n:
-        effect = design_effect(differences, groups)
+        effect = n / effective_size(differences, groups)
         z = critical_value(confidence, max(1, len(set(groups)) - 1))
         method += f", {len(set(groups))} groups"
     size = n / effect + 2

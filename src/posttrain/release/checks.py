@@ -72,7 +72,10 @@ def _slices(slices: Slices, gate: Gate) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class _Figure:
-    """A figure with its interval and its worst and best reading (unscored samples all failed, all passed). None: does not exist."""
+    """A figure with its interval and its worst and best reading (unscored samples all failed, all passed). None: does not exist.
+
+    ``num_cases``: distinct cases among the samples; several samples of a case are no further evidence about other cases.
+    """
 
     value: float | None
     low: float | None
@@ -80,6 +83,12 @@ class _Figure:
     value_low: float | None
     value_high: float | None
     num_samples: int
+    num_cases: int
+
+
+def num_cases(keys: Iterable[Key]) -> int:
+    """Distinct cases among samples: what ``min_samples`` counts."""
+    return len({case for case, _ in keys})
 
 
 def threshold_checks(criterion: Criterion, candidate: EvaluationResult, gate: Gate) -> list[Check]:
@@ -93,7 +102,8 @@ def threshold_checks(criterion: Criterion, candidate: EvaluationResult, gate: Ga
             rate = rate_of(list(scores.values()), groups_of(candidate, scores), confidence=gate.config.confidence)
             if rate.kind != "amount":
                 check_limit(criterion, f"{gate.path}: criteria")
-            figure = _Figure(rate.value, rate.bound_low, rate.bound_high, rate.value_low, rate.value_high, rate.num_applicable)
+            cases = num_cases(key for key, score in scores.items() if score.status != "not_applicable")
+            figure = _Figure(rate.value, rate.bound_low, rate.bound_high, rate.value_low, rate.value_high, rate.num_applicable, cases)
         checks.append(_threshold(criterion, name, figure, gate.config.min_samples))
     return checks
 
@@ -105,14 +115,14 @@ def _amount(criterion: Criterion, result: EvaluationResult, scores: Mapping[Key,
         place = latency_of(result.samples[key] for key in keys)[0]
         keys = [k for k in keys if (result.samples[k].machine, result.samples[k].concurrency) == (place["machine"], place["concurrency"])]
     if not keys:
-        return _Figure(None, None, None, None, None, 0)
+        return _Figure(None, None, None, None, None, 0, 0)
     if criterion.statistic == "mean":
         rate = rate_of([scores[key] for key in keys], groups_of(result, keys), confidence=confidence)
-        return _Figure(rate.value, rate.low, rate.high, rate.value, rate.value, len(keys))
+        return _Figure(rate.value, rate.low, rate.high, rate.value, rate.value, len(keys), num_cases(keys))
     values = [value for key in keys if (value := scores[key].value) is not None]
     interval = percentile_interval(values, float(criterion.statistic[1:]), confidence=confidence)
     low, high = (bound if np.isfinite(bound) else None for bound in (interval.low, interval.high))
-    return _Figure(interval.value, low, high, interval.value, interval.value, len(keys))
+    return _Figure(interval.value, low, high, interval.value, interval.value, len(keys), num_cases(keys))
 
 
 def _threshold(criterion: Criterion, name: str, figure: _Figure, min_samples: int) -> Check:
@@ -127,8 +137,8 @@ def _threshold(criterion: Criterion, name: str, figure: _Figure, min_samples: in
         kept, missed = _reaches(limit, top), bottom is not None and not _reaches(limit, bottom)
     found = f"{_number(figure.value)}, interval {_number(figure.low)} to {_number(figure.high)}"
     outcome: Outcome = "pass" if kept else "block" if missed else "inconclusive"
-    if figure.num_samples < min_samples:
-        outcome, found = "inconclusive", f"only {figure.num_samples} samples, {min_samples} needed ({found})"
+    if figure.num_cases < min_samples:
+        outcome, found = "inconclusive", f"only {figure.num_cases} cases, {min_samples} needed ({found})"
     statistic = f"{criterion.statistic} " if criterion.metric in AMOUNTS else ""
     required = f"{statistic}{word} {_number(limit)}, {'point' if criterion.bound == 'point' else side}"
     return Check(
@@ -180,8 +190,8 @@ def _non_inferior(test: NonInferiority, name: str, candidate: EvaluationResult, 
     worst, best = difference(0.0, 1.0), difference(1.0, 0.0)
     reason = f"difference {worst.value:+.3f}, interval {worst.low:+.3f} to {best.high:+.3f}"
     outcome: Outcome = "inconclusive"
-    if len(keys) < config.min_samples:
-        reason = f"only {len(keys)} paired samples, {config.min_samples} needed ({reason})"
+    if num_cases(keys) < config.min_samples:
+        reason = f"only {num_cases(keys)} paired cases, {config.min_samples} needed ({reason})"
     elif non_inferiority(worst, test.margin) == "non_inferior":
         outcome = "pass"
     elif non_inferiority(best, test.margin) == "inferior":

@@ -192,7 +192,7 @@ class GateConfig(Config):
     non_inferiority: tuple[NonInferiority, ...] = (NonInferiority(),)
     """Comparisons with the version in service. By default G(x) overall, margin 2 points."""
     min_samples: int = Field(30, ge=1)
-    """A slice with fewer applicable samples is inconclusive, whatever its figure."""
+    """A slice with fewer applicable cases is inconclusive, whatever its figure and however many samples each case has."""
     confidence: float = Field(0.95, ge=0.5, lt=1)
     """Of every interval (two-sided)."""
     prices: Prices = Prices.model_validate({})
@@ -205,8 +205,14 @@ class GateConfig(Config):
     @model_validator(mode="after")
     def _asks_something(self) -> "GateConfig":
         if not (self.criteria or self.non_inferiority or self.two_metric):
-            raise ValueError("the gate asks nothing: give criteria, non_inferiority or two_metric, or anything would ship")
+            raise ValueError("the gate asks for nothing, so anything would ship: give criteria, non_inferiority or two_metric")
         return self
+
+    @property
+    def judges_good(self) -> bool:
+        """Is there a check on ``good``? Only then what it requires counts as judged."""
+        entries = self.two_metric.entries if self.two_metric else ()
+        return any(part.metric == GOOD for part in (*self.criteria, *self.non_inferiority, *entries))
 
     def dump(self) -> dict[str, Any]:
         """The resolved form; a section that is not there is left out, so a gate frozen without one keeps its hash."""

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -25,6 +26,7 @@ def judge(candidate: EvaluationResult | str | Path, baseline: EvaluationResult |
     after = candidate if isinstance(candidate, EvaluationResult) else EvaluationResult.load(candidate)
     before = baseline if isinstance(baseline, EvaluationResult) else EvaluationResult.load(baseline)
     check_comparable(after, before, gate)
+    after, before = _as_the_suite_groups(after, gate), _as_the_suite_groups(before, gate)
     config = gate.config
     weak = not_evidence(after, config)
     substance = substance_check(config, gate.suite)
@@ -49,6 +51,12 @@ def judge(candidate: EvaluationResult | str | Path, baseline: EvaluationResult |
         changes=tuple(SampleChange(*key, _good(before, key, config), _good(after, key, config)) for key in after.samples),
         two_metric=reading,
     )
+
+
+def _as_the_suite_groups(result: EvaluationResult, gate: Gate) -> EvaluationResult:
+    """Results with the suite's groups: older ones do not know that copies of a case are one."""
+    groups = gate.suite.groups
+    return replace(result, cases={name: replace(case, group=groups.get(name, case.group)) for name, case in result.cases.items()})
 
 
 def _two_metric_check(reading: TwoMetricReading) -> Check:

@@ -133,14 +133,14 @@ _DECIDING: Mapping[Status, Outcome] = {
 
 
 def overall(checks: tuple[Check, ...]) -> Status:
-    """Infrastructure before block before inconclusive; ship only when every check passes, and never without one that asks for quality."""
-    asked = any(check.kind in ("threshold", "non_inferiority", "two_metric") for check in checks)
+    """Infrastructure before block before inconclusive; ship only when every check passes and one of them is about the model's figures."""
     outcomes = {check.outcome for check in checks}
+    figures = [check for check in checks if check.kind in ("threshold", "non_inferiority", "two_metric")]
     if "infrastructure" in outcomes:
         return "infrastructure"
     if "block" in outcomes:
         return "block"
-    return "inconclusive" if "inconclusive" in outcomes or not asked else "ship"
+    return "inconclusive" if "inconclusive" in outcomes or not figures else "ship"
 
 
 def verdict_lines(verdict: Verdict) -> list[str]:

@@ -1,7 +1,9 @@
 import json
 
 import pytest
+from typer.testing import CliRunner
 
+from posttrain.cli.suite import app
 from posttrain.errors import CheckFailed, ConfigError, DataError
 from posttrain.evaluation import changes_since_freeze, freeze_suite, load_suite, read_lock, read_suite
 
@@ -20,6 +22,23 @@ def test_a_suite_knows_its_cases_slices_and_scores(make_suite):
     assert suite.slices == ("easy", "hard")
     assert suite.score_names == ("json_schema", "answer", "refusal", "refusal_recall", "refusal_precision", "refusal_answered", "length")
     assert suite.texts["c1"] == 'q two\n{"not_in_report": true}'
+
+
+def test_copies_of_a_case_are_one_group_and_are_counted(make_suite):
+    rows = [("q one", 1, ["easy"], ""), ("q one", 1, ["hard"], "r1"), ("q two", 2, [], "r1"), ("q one", 2, [], ""), ("q three", 3, [], "")]
+    suite = read_suite(make_suite(rows))
+    groups = suite.groups
+    assert groups["c0"] == groups["c1"] == groups["c2"]  # c0 and c1 are copies, c1 and c2 one report
+    assert len({*groups.values()}) == 3
+    assert suite.num_copies == 1
+
+
+def test_freezing_and_showing_warn_of_copies(make_suite):
+    path = make_suite([("q", 1, [], "")] * 3)
+    for command in ("freeze", "show"):
+        found = CliRunner().invoke(app, [command, str(path), "--json"])
+        assert json.loads(found.stdout)["copies"] == 2
+        assert "2 of 3 cases ask and expect the same as an earlier one" in found.stderr
 
 
 def test_the_hash_follows_content_not_layout(make_suite):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from posttrain.errors import ConfigError
-from posttrain.metrics import design_effect, mean_interval, percentile_interval, proportion_interval, wilson
+from posttrain.metrics import design_effect, effective_size, mean_interval, percentile_interval, proportion_interval, wilson
 
 
 def coverage(draw, truth, runs):
@@ -80,7 +80,45 @@ def test_design_effect_of_identical_members_is_the_group_size():
 def test_design_effect_never_narrows():
     alternating = [0.0, 1.0] * 50
     assert design_effect(alternating, np.repeat(np.arange(50), 2).tolist()) == 1.0
-    assert design_effect([1.0] * 10, list("aabbccddee")) == 1.0
+
+
+def test_groups_without_any_variation_count_as_one_draw_each():
+    values, groups = [1.0] * 2000, ["a"] * 1000 + ["b"] * 1000
+    assert design_effect(values, groups) == 1000
+    assert effective_size(values, groups) == 2
+    # Wilson's lower bound of 2 of 2 with Student's t of one degree of freedom, 12.706: 2 / (2 + t^2).
+    assert proportion_interval(values, groups=groups).low == pytest.approx(2 / (2 + 12.7062047**2))
+    assert effective_size([1.0] * 10, list("aaaabbcdef")) == pytest.approx(100 / (16 + 4 + 4))  # Kish: n^2 over squared sizes
+
+
+def test_few_groups_that_vary_leave_the_design_effect_uncertain():
+    groups = np.repeat(np.arange(30), 10).tolist()
+    one = [0.0] + [1.0] * 299
+    # One residual total is nearly all there is, so the estimate is about one; one telling group against half of one with full effect 10.
+    assert design_effect(one, groups) == pytest.approx(1.0, abs=0.05)
+    assert effective_size(one, groups) == pytest.approx(300 / ((design_effect(one, groups) + 5) / 1.5))
+
+
+@pytest.mark.parametrize("correlation", [0.0, 0.05, 0.5, 1.0])
+@pytest.mark.parametrize("rate", [0.9, 0.97])
+def test_lower_bounds_of_nearly_uniform_groups_hold(rate, correlation):
+    """30 groups of 10 whose members are alike by ``correlation``: the bound a gate reads is above the truth in at most 1 of 25 draws."""
+    rng = np.random.default_rng(9)
+    groups = np.repeat(np.arange(30), 10).tolist()
+    lows = [proportion_interval(alike(rng, 30, 10, rate, correlation), groups=groups).low for _ in range(600)]
+    assert np.mean([low > rate for low in lows]) <= 0.04
+
+
+def alike(rng, num_groups, size, rate, correlation):
+    """Zeros and ones at ``rate``: beta-binomial groups with this correlation between members."""
+    if correlation == 0:
+        by_group = np.full(num_groups, rate)
+    elif correlation == 1:
+        by_group = (rng.random(num_groups) < rate).astype(float)
+    else:
+        spread = (1 - correlation) / correlation
+        by_group = rng.beta(rate * spread, (1 - rate) * spread, num_groups)
+    return (rng.random((num_groups, size)) < by_group[:, None]).ravel().astype(float)
 
 
 def test_groups_of_one_change_nothing():

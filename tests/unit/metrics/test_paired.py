@@ -83,3 +83,26 @@ def test_a_truly_inferior_candidate_is_called_non_inferior_at_most_one_time_in_f
     # The true loss equals the margin: .6 * .1 - .4 * .1 = .02.
     calls = [non_inferiority(paired_difference(*versions(rng, 400, 0.1, 0.1)), 0.02) for _ in range(2000)]
     assert calls.count("non_inferior") / len(calls) <= 0.035
+
+
+@pytest.mark.parametrize("correlation", [0.0, 0.05, 0.5, 1.0])
+@pytest.mark.parametrize("loss", [0.02, 0.05])
+def test_rare_losses_that_come_in_groups_are_not_called_non_inferior(loss, correlation):
+    """30 groups of 20, the baseline always right; the candidate loses 2 or 5 points, and members of a group fall alike."""
+    rng = np.random.default_rng(10)
+    groups = np.repeat(np.arange(30), 20).tolist()
+    spread = (1 - correlation) / max(correlation, 1e-9)
+    calls = []
+    for _ in range(400):
+        chance = rng.beta(loss * spread, (1 - loss) * spread, 30) if 0 < correlation < 1 else np.full(30, loss)
+        if correlation == 1:
+            chance = (rng.random(30) < loss).astype(float)
+        lost = (rng.random((30, 20)) < chance[:, None]).ravel()
+        calls.append(non_inferiority(paired_difference(1.0 - lost, np.ones(600), groups=groups), 0.02))
+    assert calls.count("non_inferior") / len(calls) <= 0.025
+
+
+def test_identical_versions_in_groups_are_as_sure_as_the_groups_are_many():
+    interval = paired_difference(np.ones(600), np.ones(600), groups=np.repeat(np.arange(30), 20).tolist())
+    # As without groups at n = 30, with Student's t of 29 degrees of freedom: 2.0452 / 32.
+    assert (interval.low, interval.high) == pytest.approx((-2.0452296 / 32, 2.0452296 / 32), rel=1e-5)

@@ -6,9 +6,10 @@ import pytest
 from posttrain.errors import ConfigError, DataError
 from posttrain.evaluation import EvaluationResult, Score
 from posttrain.metrics import wilson
-from posttrain.release import freeze_gate, judge, load_gate, read_gate, write_junit
+from posttrain.release import Check, freeze_gate, judge, load_gate, read_gate, write_junit
 from posttrain.release.checks import difference_of
 from posttrain.release.samples import good_score
+from posttrain.release.verdict import overall
 
 GATE = "name: g\nsuite: suite.yaml\ngood: {requires: [exact]}\n"
 
@@ -51,6 +52,27 @@ def test_the_minimum_is_thirty_by_default_and_thirty_is_enough(bench, yes_no):
     bench.write(30, gate=GATE + "non_inferiority: []\ncriteria: [{metric: good, min: 0.8}]\n")
     verdict = judge(bench.run("new", yes_no(30, 0)), bench.run("old", yes_no(30, 0)), bench.gate)
     assert verdict.status == "ship"
+
+
+def test_the_minimum_counts_cases_not_the_samples_of_each(bench):
+    suite = "name: s\nversion: '1'\ncases: cases.jsonl\nsamples_per_case: 10\nsampling: {temperature: 1}\nscorers: [{exact: {}}]\n"
+    bench.write(3, suite=suite, gate=GATE + "criteria: [{metric: exact, min: 0.1}]\n")
+    verdict = judge(bench.run("new", ["yes"] * 3), bench.run("old", ["no"] * 3), bench.gate)
+    assert (outcomes(verdict, "threshold"), outcomes(verdict, "non_inferiority")) == (
+        {("exact", ""): "inconclusive"},
+        {("good", ""): "inconclusive"},
+    )
+    assert all("only 3" in check.reason for check in verdict.checks if check.outcome == "inconclusive")
+
+
+def test_a_hundred_copies_of_one_case_show_nothing_even_in_results_that_do_not_know_it(bench, yes_no):
+    bench.write(100, prompt="the same question", gate=GATE + "criteria: [{metric: exact, min: 0.5}]\n")
+    new, old = bench.run("new", yes_no(100, 0)), bench.run("old", yes_no(0, 100))
+    assert judge(new, old, bench.gate).status == "inconclusive"
+    file = new.folder / "cases.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    file.write_text("".join(json.dumps(row | {"group": row["id"]}) + "\n" for row in rows))
+    assert judge(new.folder, old, bench.gate).status == "inconclusive"
 
 
 @pytest.mark.parametrize(
@@ -140,7 +162,7 @@ def test_good_needs_latency_and_cost_and_never_guesses_a_latency(bench, yes_no):
 
 
 def test_p95_latency_is_judged_by_its_upper_bound(bench, yes_no):
-    gate = GATE + "non_inferiority: []\ncriteria: [{metric: good, min: 0.5}, {metric: latency_seconds, statistic: p95, max: 11.0}]\n"
+    gate = GATE + "criteria: [{metric: latency_seconds, statistic: p95, max: 11.0}]\n"
     bench.write(120, gate=gate)
     new = bench.run("new", yes_no(120, 0))
     # p95 of .1 ... 12 is about 11.4, its upper bound is beyond 11 and its lower bound below: not shown either way.
@@ -209,7 +231,7 @@ def test_results_with_a_sample_missing_are_refused(bench, yes_no):
         ("good: {requires: [exact]}\ncriteria: [{metric: good, min: 0.5, slices: [nowhere]}]", "slice 'nowhere'"),
         ("good: {requires: [exact]}\ncriteria: [{metric: exact, max: 1, statistic: p95}]", "amounts only"),
         ("good: {requires: []}", "good.requires"),
-        ("good: {requires: [exact]}\nnon_inferiority: []", "the gate asks nothing"),
+        ("good: {requires: [exact]}\nnon_inferiority: []", "the gate asks for nothing, so anything would ship"),
         ("good: {requires: [exact]}\ncriteria: [{metric: good, min: -80}]", "min -80 is no limit of the rate 'good'"),
         ("good: {requires: [exact]}\nnon_inferiority: [{metric: good, margn: 0.1}]", "did you mean 'margin'"),
     ],
@@ -219,6 +241,12 @@ def test_a_wrong_gate_says_what_is_wrong(bench, gate, message):
     with pytest.raises(ConfigError) as caught:
         read_gate(bench.root / "gate.yaml")
     assert message in str(caught.value)
+
+
+def test_checks_that_are_not_about_figures_never_ship():
+    evidence = Check("evidence", "independent evidence", "", "pass", "", "")
+    assert overall((evidence,)) == "inconclusive"
+    assert overall((evidence, Check("threshold", "exact", "", "pass", "", ""))) == "ship"
 
 
 def test_a_margin_on_an_amount_is_refused_before_anything_is_trained(bench):

@@ -9,6 +9,7 @@ from posttrain.cli.suite import app
 from posttrain.errors import ConfigError
 from posttrain.evaluation import EvaluationResult
 from posttrain.release import judge, read_gate, substance_check
+from posttrain.release.substance import judged_scores
 
 SUITE = """
 name: yesno
@@ -19,7 +20,7 @@ scorers:
   - length: {unit: words}
   - tool_calls: {name: calls}
 """
-GATE = "name: g\nsuite: suite.yaml\ngood: {requires: [%s]}\nnon_inferiority: [{metric: good, margin: 0.5}]\n%s"
+GATE = "name: g\nsuite: suite.yaml\ngood: {requires: [%s]}\n%s"
 CRITERION = "criteria: [{metric: %s, min: 0.5}]\n"
 TARGET = "two_metric: {targets: [{metric: exact, min_gain: 0.1}], guardrails: [{metric: calls_valid, margin: 0.1}]}\n"
 
@@ -49,8 +50,23 @@ def test_what_makes_a_sample_good_counts_only_where_something_is_asked_of_it(ben
     assert substance_check(*read_gate(bench.root / "gate.yaml")).outcome == "block"
 
 
+@pytest.mark.parametrize("more", [CRITERION % "calls_valid", "criteria: [{metric: latency_seconds, max: 9}]\n"])
+def test_what_good_requires_counts_only_where_good_is_judged(bench, more):
+    bench.write(40, suite=SUITE, gate=GATE % ("exact", "non_inferiority: []\n" + more))
+    config, suite = read_gate(bench.root / "gate.yaml")
+    assert "exact" not in judged_scores(config)
+    assert substance_check(config, suite).outcome == "block"
+    before, after = bench.run("before", ["yes"] * 40), bench.run("after", ["no"] * 40)
+    assert judge(after, before, bench.gate).status == "block"
+
+
+def test_two_metrics_read_together_are_judged_where_nothing_else_is(bench):
+    bench.write(4, suite=SUITE, gate=GATE % ("calls_valid", "non_inferiority: []\n" + TARGET))
+    assert judged_scores(read_gate(bench.root / "gate.yaml")[0]) == ["exact", "calls_valid"]
+
+
 def test_a_gate_on_form_alone_blocks_what_it_would_have_shipped(bench):
-    bench.write(40, suite=SUITE, gate=GATE % ("length", ""))
+    bench.write(40, suite=SUITE, gate=GATE % ("length", "non_inferiority: [{metric: good, margin: 0.1}]\n"))
     before, after = bench.run("before", ["yes"] * 40), bench.run("after", ["no"] * 40)
     verdict = judge(after, before, bench.gate)
     assert [check.name for check in verdict.checks if check.outcome != "pass"] == ["substance: valid and right"]
