@@ -323,8 +323,9 @@ def _figure(change: Change, role: Literal["target", "guardrail"], required: str,
 def _problem(change: Change, min_samples: int) -> str:
     """Why a figure cannot be read, "" when it can."""
     n = len(change.after)
-    if n < min_samples:
-        return f"only {n} paired samples, {min_samples} needed"
+    num_cases = len({case for case, _ in change.keys}) if change.keys else n
+    if num_cases < min_samples:
+        return f"only {num_cases} paired cases, {min_samples} needed"
     if not change.scored.any():
         return f"none of {n} samples was scored in both versions"
     if change.spec.relative and not float(change.before[change.scored].mean()) > 0:

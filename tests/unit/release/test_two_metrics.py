@@ -75,7 +75,7 @@ def test_a_gain_that_breaks_any_guardrail_is_gaming(guardrail):
 def test_too_few_samples_are_not_enough_evidence_however_large_the_gain():
     reading = read_changes(draw(np.random.default_rng(0), HEALTHY, num_groups=14), CONFIG)
     assert reading.verdict == "not enough evidence"
-    assert reading.figures[0].text == "reward: only 28 paired samples, 30 needed"
+    assert reading.figures[0].text == "reward: only 28 paired cases, 30 needed"
 
 
 def test_without_a_gain_real_improvement_is_seldom_claimed():
