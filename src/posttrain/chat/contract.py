@@ -21,7 +21,7 @@ from posttrain.chat.golden import SCHEMA, GoldenConversation, describe_differenc
 from posttrain.chat.identity import chat_special_tokens, identity_hashes, plain_backend
 from posttrain.chat.rendering import PROBE_CHAT, PROBE_TOOL, TEMPLATE_DATE, TemplateRenderer
 from posttrain.chat.supervision import MaskKind, SpanFinder, derive_turn_ends, supervised_turns
-from posttrain.config import model_cache
+from posttrain.config import model_folder
 from posttrain.config.files import write_json
 from posttrain.errors import ContractError, suggest
 from posttrain.records import Demonstration, Message, TokenSequence
@@ -266,9 +266,7 @@ class ChatContract:
     @classmethod
     def load(cls, path: str | Path, *, template: str | None = None) -> "ChatContract":
         """From a model or tokenizer folder, or a cached model's name. ``template``: Jinja text to use in place of the folder's own."""
-        folder = Path(path)
-        if not folder.is_dir() and (model_cache() / folder).is_dir():
-            folder = model_cache() / folder
+        folder = model_folder(path)
         if not folder.is_dir():
             raise ContractError(f"{folder}: no such folder", hint="give a folder with tokenizer.json; `posttrain models add` makes one")
         try:
