@@ -64,11 +64,7 @@ def open_source(path: str | Path, *, split: str | None = None) -> Source:
     from posttrain.data import tables, texts
 
     file = Path(path)
-    if not file.exists():
-        near = (
-            suggest(file.name, [entry.name for entry in file.parent.iterdir()]) if file.parent.is_dir() else f"{file.parent} does not exist"
-        )
-        raise DataError(f"{file}: no such file", hint=f"check the path ({near})")
+    check_exists(file)
     if file.is_dir():
         folder = tables.datasets_folder(file, split)
         return Source(folder, "datasets", "row", lambda: tables.arrow_folder_rows(folder))
@@ -89,6 +85,15 @@ def open_source(path: str | Path, *, split: str | None = None) -> Source:
     if kind == "jsonl":
         return Source(file, kind, "line", lambda: texts.jsonl_rows(file))
     raise DataError(f"{file}: not a format that can be read; it begins with {head[:40]!r}", hint=f"accepted: {FORMATS}")
+
+
+def check_exists(file: Path) -> None:
+    """Raise DataError, with the nearest name there is, for a file or folder that is not there."""
+    if not file.exists():
+        near = (
+            suggest(file.name, [entry.name for entry in file.parent.iterdir()]) if file.parent.is_dir() else f"{file.parent} does not exist"
+        )
+        raise DataError(f"{file}: no such file", hint=f"check the path ({near})")
 
 
 def _text_format(head: bytes, suffix: str | None) -> str | None:
