@@ -104,7 +104,7 @@ def _text_format(head: bytes, suffix: str | None) -> str | None:
     if start[:1] == b"[":
         return "json"
     if start[:1] != b"{":
-        return suffix
+        return suffix or ("csv" if _is_csv(start) else None)
     first, newline, rest = start.partition(b"\n")
     if not newline:  # one line so far: a whole JSON object, or a JSONL row longer than the head
         return suffix or "jsonl"
@@ -113,6 +113,16 @@ def _text_format(head: bytes, suffix: str | None) -> str | None:
     except ValueError:
         return suffix or "jsonl"
     return "jsonl" if rest.strip() else suffix or "jsonl"
+
+
+def _is_csv(start: bytes) -> bool:
+    """Whether a text begins with a line of two or more column names and a line with as many separators or more."""
+    lines = start.decode("utf-8", errors="replace").splitlines()[:2]
+    for separator in ",;\t":
+        names = [name.strip().strip('"') for name in lines[0].split(separator)]
+        if len(names) > 1 and len(lines) > 1 and lines[1].count(separator) >= len(names) - 1:
+            return all(name.isidentifier() for name in names)
+    return False
 
 
 def read_head(path: Path) -> bytes:
