@@ -2,10 +2,12 @@
 
 import dataclasses
 import json
+import resource
+from pathlib import Path
 
 import pytest
 
-from posttrain.errors import ConfigError, DataError
+from posttrain.errors import ConfigError, DataError, InfrastructureError
 from posttrain.generation import answer_prompts, read_prompts
 from posttrain.records import Message, SamplingSettings
 
@@ -86,3 +88,23 @@ def test_a_file_of_something_else_is_not_written_to(tiny_generator, requests, tm
     with pytest.raises(ConfigError, match="no answer written by this command"):
         answer_prompts(tiny_generator, requests, out)
     assert json.loads(out.read_text()) == {"id": "r0", "prompt": "mine"}
+
+
+def test_a_place_that_cannot_be_written_is_one_message(tiny_generator, requests, tmp_path):
+    for place in (tmp_path, Path("/dev/full")):
+        with pytest.raises(ConfigError, match="is a folder or a device"):
+            answer_prompts(tiny_generator, requests, place)
+    with pytest.raises(InfrastructureError, match=r"p.jsonl/out.jsonl: cannot be written"):
+        answer_prompts(tiny_generator, requests, tmp_path / "p.jsonl" / "out.jsonl")
+
+
+def test_a_full_disk_stops_with_a_message_and_the_same_call_goes_on(tiny_generator, requests, tmp_path):
+    out = tmp_path / "out.jsonl"
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300, before[1]))
+    try:
+        with pytest.raises(InfrastructureError, match=r"out.jsonl: cannot be written: File too large.*\n.*goes on where it was"):
+            answer_prompts(tiny_generator, requests, out)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [row["id"] for row in answer_prompts(tiny_generator, requests, out)] == [request.id for request in requests]
