@@ -6,6 +6,7 @@ from pathlib import Path
 from pydantic import Field
 
 from posttrain.config import Config, parse, read_yaml
+from posttrain.data.sources import check_exists
 from posttrain.errors import CheckFailed
 from posttrain.records import FeedbackEvent
 
@@ -56,13 +57,20 @@ class DataCard(Config):
 
 
 def card_path(path: str | Path) -> Path:
-    """Where the card of a data file (or `datasets` folder) lies: its name with ``.card.yaml`` added."""
+    """Where the card of a data file (or `datasets` folder) lies: its name with ``.card.yaml`` added; for a link without a card of its own,
+    beside the file it leads to."""
     file = Path(path)
-    return file.with_name(file.name + ".card.yaml")
+    own = file.with_name(file.name + ".card.yaml")
+    if not own.is_file() and file.is_symlink():
+        target = file.resolve()
+        linked = target.with_name(target.name + ".card.yaml")
+        return linked if linked.is_file() else own
+    return own
 
 
 def load_card(path: str | Path) -> DataCard:
-    """The card of the data file ``path``. Raises CheckFailed when there is none, ConfigError when it is malformed."""
+    """The card of the data file ``path``. Raises DataError without the file, CheckFailed without a card, ConfigError for a wrong one."""
+    check_exists(Path(path))
     card = card_path(path)
     if not card.is_file():
         raise CheckFailed(f"{path}: has no data card, so nobody can say whether it may be used", hint=_how(card))

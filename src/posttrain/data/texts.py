@@ -273,6 +273,8 @@ def csv_rows(path: Path, *, tabs: bool) -> Rows:
 
 
 def _csv_row(header: list[str], cells: list[str]) -> dict[str, Any] | BadRow:
+    if [cell.removeprefix("\ufeff") for cell in cells] == header:
+        return BadRow("repeats the header line", "files were joined: remove the headers of all but the first", ",".join(cells))
     if len(cells) != len(header):
         fix = "quote cells that hold the separator or a line break"
         return BadRow(f"{len(cells)} cells under {len(header)} columns", fix, ",".join(cells))

@@ -2,14 +2,15 @@
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 from posttrain.config import content_hash
 from posttrain.data import conversations
 from posttrain.data.sources import BadRow, open_source
-from posttrain.errors import ConfigError, DataError
+from posttrain.errors import ConfigError, DataError, InfrastructureError
 from posttrain.generation.protocol import Generator
 from posttrain.generation.wire import request_body
 from posttrain.records import Constraint, FieldError, Generation, GenerationRequest, Message, SamplingSettings
@@ -99,11 +100,12 @@ def answer_prompts(
     reports progress.
     """
     file = Path(out)
+    if file.exists() and not file.is_file():
+        raise ConfigError(f"{file}: is a folder or a device", hint="name a file for the answers (--out)")
     keys = {request.id: _key(generator, request) for request in requests}
     rows = _finished(file, keys)
     todo = [request for request in requests if request.id not in rows]
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with open(file, "a", encoding="utf-8") as stream:
+    with _written(file) as stream:
 
         def keep(index: int, generation: Generation) -> None:
             row = _answer_row(generation, keys[todo[index].id])
@@ -115,8 +117,21 @@ def answer_prompts(
         if on_answer:
             on_answer(len(rows), len(requests))
         generator.generate(todo, on_done=keep)
-        os.fsync(stream.fileno())
     return [rows[request.id] for request in requests]
+
+
+@contextmanager
+def _written(file: Path) -> Iterator[IO[str]]:
+    """``file`` opened to add to, on disk when the block ends; InfrastructureError where it cannot be written."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with open(file, "a", encoding="utf-8") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+    except OSError as error:
+        hint = "free some space or choose another --out; the same command goes on where it was"
+        raise InfrastructureError(f"{file}: cannot be written: {error.strerror or error}", hint=hint) from None
 
 
 def _key(generator: Generator, request: GenerationRequest) -> str:

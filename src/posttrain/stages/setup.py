@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.chat import CONTRACT_FILE, ChatContract
-from posttrain.config import Config
+from posttrain.config import Config, context_length
 from posttrain.config.files import write_json
 from posttrain.data import DataCard, check_consent, load_card, rejects_file
 from posttrain.errors import ConfigError
@@ -102,13 +102,6 @@ def token_limit(max_tokens: int | None, model: Path) -> int | None:
     if max_tokens is not None and positions is not None and max_tokens > positions:
         raise ConfigError(f"max_tokens {max_tokens}: {model} has {positions} positions", hint=f"up to {positions}, or leave it out")
     return max_tokens or positions
-
-
-def context_length(model: Path) -> int | None:
-    """Positions the model was built for; None where its config does not say."""
-    config = json.loads((model / "config.json").read_text(encoding="utf-8"))
-    value = config.get("text_config", config).get("max_position_embeddings")
-    return int(value) if value else None
 
 
 def load_policy(config: Any, folder: Path, items: Sequence[TrainingItem], world: World) -> Policy:

@@ -236,6 +236,19 @@ def test_a_batch_gives_what_single_rows_give_and_numbers_them():
         assert sequence.completion_mask.tolist() == alone.completion_mask.tolist()
 
 
+@pytest.mark.parametrize("name", MASKABLE)
+@pytest.mark.parametrize("text", ["a \ufdd0b\ufdd1 c", "\ufdd1a", "a\ufdd0", "\n\ufdd0b\ufdd1"])
+def test_the_noncharacters_of_the_marks_are_text_where_nothing_is_marked(name, text):
+    row = Demonstration((Message("user", text), Message("assistant", text), Message("user", "more"), ANSWER))
+    ids = contract(name).supervise(row).input_ids.tolist()
+    begun = contract(name).encode(row.messages[:1], add_generation_prompt=True).tolist()
+    assert ids[: len(begun)] == begun
+    if not text.startswith("\n"):  # there the answer is encoded apart from the generation prompt
+        assert ids == contract(name).encode(row.messages).tolist()
+    reply = contract(name).encode_completion(row.messages[:1], [ANSWER]).input_ids.tolist()
+    assert reply[: len(begun)] == begun
+
+
 @pytest.mark.parametrize("name", [name for name in MASKABLE if not FAMILIES[name].swallows])
 def test_control_tokens_typed_by_a_user_stay_text_as_transformers_sanitises_them(name):
     family = FAMILIES[name]

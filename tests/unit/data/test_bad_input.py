@@ -53,6 +53,8 @@ ARRAY = json.dumps([{"prompt": "q", "completion": "a"}] * 3).encode()
         ("a.json", b"[1, 2]", "row 1: a row must be an object, found int"),
         ("a.csv", b"prompt,completion\nq,a\nq\n", "a.csv:3: 1 cells under 2 columns"),
         ("a.csv", b'prompt,completion\nq,a\n"q,a\nq,a\n', "a.csv: line 3: .*\n.*quote is opened"),
+        ("a.csv", b"prompt,completion\nq,a\n\xef\xbb\xbfprompt,completion\nq,a\n", "a.csv:3: repeats the header line"),
+        ("notes", b"Dear all, I write\nto you, friends, today\n", "not a format that can be read"),
         ("a.csv", b"prompt,prompt\nq,a\n", "empty or repeated names"),
         ("a.csv", b"prompt,completion\n", "holds no rows"),
         ("a.csv", b"prompt,completion\nq,\n", "a.csv:2: the columns"),

@@ -1,7 +1,7 @@
 import pytest
 
 from posttrain.data import DataCard, card_path, check_consent, check_events, load_card
-from posttrain.errors import CheckFailed, ConfigError
+from posttrain.errors import CheckFailed, ConfigError, DataError
 from posttrain.records import FeedbackEvent, Message
 
 CARD = """\
@@ -15,6 +15,7 @@ split: train
 
 def write_card(tmp_path, text):
     data = tmp_path / "rows.jsonl"
+    data.write_text("{}\n")
     card_path(data).write_text(text)
     return data
 
@@ -30,7 +31,24 @@ def test_the_card_lies_beside_the_file(tmp_path):
     assert card_path(tmp_path / "a.jsonl.gz") == tmp_path / "a.jsonl.gz.card.yaml"
 
 
+def test_a_link_has_the_card_of_the_file_it_leads_to_unless_it_has_one_of_its_own(tmp_path):
+    data, link = write_card(tmp_path, CARD), tmp_path / "other" / "link.jsonl"
+    link.parent.mkdir()
+    link.symlink_to(data)
+    assert load_card(link).licence == "CC-BY-4.0"
+    (tmp_path / "other" / "link.jsonl.card.yaml").write_text(CARD.replace("CC-BY-4.0", "MIT"))
+    assert load_card(link).licence == "MIT"
+
+
+def test_a_missing_file_is_missing_before_its_card_is(tmp_path):
+    write_card(tmp_path, CARD)
+    with pytest.raises(DataError, match=r"row.jsonl: no such file.*\n.*rows.jsonl") as caught:
+        load_card(tmp_path / "row.jsonl")
+    assert caught.value.exit_code == 2
+
+
 def test_data_without_a_card_is_stopped_and_told_how_to_write_one(tmp_path):
+    (tmp_path / "rows.jsonl").write_text("{}\n")
     with pytest.raises(CheckFailed, match=r"rows.jsonl: has no data card") as caught:
         load_card(tmp_path / "rows.jsonl")
     assert "rows.jsonl.card.yaml" in caught.value.hint

@@ -282,3 +282,9 @@ def test_everything_in_a_json_file_is_read(tmp_path, text):
 def test_joined_files_with_byte_order_marks_are_read(tmp_path):
     (tmp_path / "a.jsonl").write_text(f"{BOM}{ONE}\n{BOM}{TWO}\n", encoding="utf-8")
     assert pairs(tmp_path / "a.jsonl") == [("1", "1"), ("2", "2")]
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_a_table_without_a_suffix_is_read_by_its_header(tmp_path, separator):
+    (tmp_path / "table").write_text(f"prompt{separator}completion\n1{separator}1\n2{separator}2\n")
+    assert pairs(tmp_path / "table") == [("1", "1"), ("2", "2")]

@@ -3,10 +3,12 @@
 import dataclasses
 import gzip
 import json
+import resource
+from pathlib import Path
 
 import pytest
 
-from posttrain.errors import ConfigError, DataError
+from posttrain.errors import ConfigError, DataError, InfrastructureError
 from posttrain.generation import answer_prompts, read_prompts
 from posttrain.records import Message, SamplingSettings
 
@@ -114,3 +116,23 @@ def test_answers_that_hold_line_separators_do_not_stop_the_next_call(tiny_genera
     rows = [{**json.loads(line), "text": "one\u2028two\x85three"} for line in out.read_text().splitlines()]
     out.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     assert {row["text"] for row in answer_prompts(tiny_generator, requests, out)} == {"one\u2028two\x85three"}
+
+
+def test_a_place_that_cannot_be_written_is_one_message(tiny_generator, requests, tmp_path):
+    for place in (tmp_path, Path("/dev/full")):
+        with pytest.raises(ConfigError, match="is a folder or a device"):
+            answer_prompts(tiny_generator, requests, place)
+    with pytest.raises(InfrastructureError, match=r"p.jsonl/out.jsonl: cannot be written"):
+        answer_prompts(tiny_generator, requests, tmp_path / "p.jsonl" / "out.jsonl")
+
+
+def test_a_full_disk_stops_with_a_message_and_the_same_call_goes_on(tiny_generator, requests, tmp_path):
+    out = tmp_path / "out.jsonl"
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300, before[1]))
+    try:
+        with pytest.raises(InfrastructureError, match=r"out.jsonl: cannot be written: File too large.*\n.*goes on where it was"):
+            answer_prompts(tiny_generator, requests, out)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [row["id"] for row in answer_prompts(tiny_generator, requests, out)] == [request.id for request in requests]
