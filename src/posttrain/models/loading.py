@@ -9,6 +9,7 @@ import torch
 from posttrain.config import model_cache
 from posttrain.errors import ModelError, suggest
 from posttrain.models.families import FOREST_FAMILIES
+from posttrain.models.quantization import keep_weights_unpacked, kernel_advice_muted, nf4_config
 from posttrain.models.weights import is_classifier, open_stock, read_config, read_json
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -76,13 +77,9 @@ def load_model(path: Path, dtype: torch.dtype, *, quantization: str | None = Non
     check_attention(config)
     options: dict[str, Any] = {"dtype": dtype, "attn_implementation": attention}
     if quantization == "nf4":
-        from posttrain.models.quantization import nf4_config
-
         options["quantization_config"] = nf4_config(dtype)
     model, _ = open_stock(AutoModelForCausalLM, path, **options)
     if quantization == "nf4":
-        from posttrain.models.quantization import keep_weights_unpacked
-
         keep_weights_unpacked(model)
     return model
 
@@ -99,7 +96,8 @@ def check_attention(config: Any) -> None:
 
 def open_adapter(model: Any, path: str | Path, *, trainable: bool = False) -> Any:
     """``model`` under the PEFT adapter in folder ``path``. Raises ModelError naming a missing file."""
-    from peft import PeftModel
+    with kernel_advice_muted():
+        from peft import PeftModel
 
     with warnings.catch_warnings():  # peft asks transformers for gradient checkpointing under its old name
         warnings.simplefilter("ignore", FutureWarning)

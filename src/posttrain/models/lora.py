@@ -12,6 +12,7 @@ from torch import nn
 
 from posttrain.config.files import command_directory
 from posttrain.errors import ModelError, suggest
+from posttrain.models.quantization import kernel_advice_muted
 from posttrain.models.settings import LoraSettings
 
 
@@ -119,7 +120,8 @@ def _is_meant(path: str, name: str) -> bool:
 
 def add_adapter(model: Any, settings: LoraSettings, *, seed: int, task_type: str | None = "CAUSAL_LM") -> Any:
     """Freeze ``model`` and wrap it with fresh adapters; the same seed gives the same A (B starts at zero). ``task_type`` is PEFT's."""
-    from peft import LoraConfig, get_peft_model
+    with kernel_advice_muted():
+        from peft import LoraConfig, get_peft_model
     from transformers.pytorch_utils import Conv1D
 
     config = LoraConfig(

@@ -109,6 +109,17 @@ def check_finite(model: nn.Module, where: str | Path) -> None:
     _refuse(where, "weights are not finite (NaN or infinity)", broken, "the model is damaged: use another copy, or an earlier checkpoint")
 
 
+def check_token_ids(largest: int, model: Any) -> None:
+    """Raise ModelError when ``largest``, the largest token id that is to be read, has no row in the model's embedding."""
+    rows = model.get_input_embeddings().weight.shape[0]
+    if largest >= rows:
+        name = model.config.name_or_path or model.config.model_type
+        raise ModelError(
+            f"{name}: the tokenizer gives token id {largest}, the embedding has {rows} rows",
+            hint="the tokenizer has tokens this model was never given: use the tokenizer it was saved with, or resize the embedding",
+        )
+
+
 def _refuse(where: str | Path, what: str, names: Sequence[str] | set[str], hint: str) -> None:
     if names:
         more = f" and {len(names) - 5} more" if len(names) > 5 else ""
