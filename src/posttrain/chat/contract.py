@@ -87,7 +87,8 @@ class ChatContract:
         """Ids and mask of a demonstration.
 
         ``mask``: ``"assistant"`` every assistant turn; ``"completion"`` the assistant turns after the last user message (a tool
-        trajectory's calls and its final answer); ``"last"`` the last assistant turn alone. A turn is what the model generates: what
+        trajectory's calls and its final answer); ``"last"`` the last assistant turn alone. Where the data sets prompt and completion apart,
+        the first two are the assistant turns of its completion. A turn is what the model generates: what
         follows the generation prompt, tool-call arguments included, up to and with the end-of-turn token. System, user and tool
         messages, the generation prompt, and turns the data gives weight 0 are never supervised.
 

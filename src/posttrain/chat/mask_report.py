@@ -15,7 +15,7 @@ import numpy as np
 from posttrain.chat.contract import ChatContract
 from posttrain.chat.supervision import MaskKind
 from posttrain.errors import ContractError, DataError
-from posttrain.records import Demonstration, PreferencePair, Record, TokenSequence, UnpairedLabel
+from posttrain.records import Demonstration, Message, PreferencePair, Record, TokenSequence, UnpairedLabel
 
 _LISTED, _SHOWN = 20, 5
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -125,10 +125,15 @@ def demonstrations_of(record: Record) -> list[Demonstration]:
     if isinstance(record, Demonstration):
         return [record]
     if isinstance(record, PreferencePair):
-        return [Demonstration((*record.prompt, *side), record.tools, record.id, record.source) for side in (record.chosen, record.rejected)]
+        return [_completed(record, side) for side in (record.chosen, record.rejected)]
     if isinstance(record, UnpairedLabel):
-        return [Demonstration((*record.prompt, *record.completion), record.tools, record.id, record.source)]
+        return [_completed(record, record.completion)]
     raise DataError(f"{record.id}: a {type(record).__name__} has no completion to supervise", hint="check demonstrations, pairs or labels")
+
+
+def _completed(record: PreferencePair | UnpairedLabel, completion: Sequence[Message]) -> Demonstration:
+    turns = (*record.prompt, *completion)
+    return Demonstration(turns, record.tools, record.id, record.source, num_prompt_messages=len(record.prompt))
 
 
 def unprinted(contract: ChatContract, row: Demonstration) -> list[str]:

@@ -29,6 +29,11 @@ class LineageStore:
         self.path = Path(path)
         self._database = Database(self.path)
 
+    def open(self) -> "LineageStore":
+        """The store itself, made where there is none. Raises ConfigError or InfrastructureError where it cannot be written."""
+        with self._database.writing():
+            return self
+
     def put(
         self,
         kind: str,

@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from posttrain.config import model_cache
 from posttrain.errors import ModelError, suggest
 from posttrain.models.families import FOREST_FAMILIES
 from posttrain.models.quantization import keep_weights_unpacked, kernel_advice_muted, nf4_config
-from posttrain.models.weights import is_classifier, open_stock, read_config, read_json
+from posttrain.models.weights import check_finite, open_stock, read_config, read_json
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 TOKENIZER_FILES = (
@@ -58,6 +59,8 @@ def check_adapter(path: str | Path) -> Path:
 def choose_dtype(dtype: str, device: str | torch.device = "cpu") -> torch.dtype:
     """Resolve "auto": bfloat16 on CUDA that has it and on CPUs with AMX or AVX512-BF16 products, else float32."""
     if dtype != "auto":
+        if dtype not in DTYPES:
+            raise ModelError(f"unknown dtype '{dtype}'", hint=suggest(dtype, ["auto", *DTYPES]))
         return DTYPES[dtype]
     if torch.device(device).type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
@@ -71,10 +74,7 @@ def load_model(path: Path, dtype: torch.dtype, *, quantization: str | None = Non
     """
     from transformers import AutoModelForCausalLM
 
-    config = read_config(path)
-    if is_classifier(config):
-        raise ModelError(f"{path} is a reward model: it scores text, it writes none", hint="give a causal language model")
-    check_attention(config)
+    check_attention(read_config(path))
     options: dict[str, Any] = {"dtype": dtype, "attn_implementation": attention}
     if quantization == "nf4":
         options["quantization_config"] = nf4_config(dtype)
@@ -95,13 +95,24 @@ def check_attention(config: Any) -> None:
 
 
 def open_adapter(model: Any, path: str | Path, *, trainable: bool = False) -> Any:
-    """``model`` under the PEFT adapter in folder ``path``. Raises ModelError naming a missing file."""
+    """``model`` under the PEFT adapter in folder ``path``. Raises ModelError naming a missing file, and for one that is damaged or of
+    another model."""
     with kernel_advice_muted():
         from peft import PeftModel
 
-    with warnings.catch_warnings():  # peft asks transformers for gradient checkpointing under its old name
-        warnings.simplefilter("ignore", FutureWarning)
-        return PeftModel.from_pretrained(model, str(check_adapter(path)), is_trainable=trainable, autocast_adapter_dtype=False)
+    folder = check_adapter(path)
+    read_json(folder / "adapter_config.json")
+    try:
+        with warnings.catch_warnings():  # peft asks transformers for gradient checkpointing under its old name
+            warnings.simplefilter("ignore", FutureWarning)
+            opened = PeftModel.from_pretrained(model, str(folder), is_trainable=trainable, autocast_adapter_dtype=False)
+    except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
+        raise ModelError(f"{folder}: the adapter cannot be read: {error}", hint="copy it again, or train it again") from error
+    except RuntimeError as error:
+        seen = next((line.strip() for line in str(error).splitlines() if "size mismatch" in line or "shape" in line), str(error)[:200])
+        raise ModelError(f"{folder}: the adapter does not fit the model: {seen}", hint="give the model it was trained on") from error
+    check_finite(opened, folder)
+    return opened
 
 
 def load_for_inference(

@@ -14,6 +14,8 @@ from posttrain.errors import ModelError
 
 _READ_ERRORS = (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RuntimeError, SafetensorError)
 """What transformers raises for files that are cut, of another form, or of a family it does not know."""
+REWARD_HEAD = "score.weight"
+"""The name transformers gives the row in every decoder-only sequence-classification model."""
 _CONSTANTS = re.compile(r"(rotary_emb\.inv_freq|position_ids|\.(attn|attention)\.(masked_)?bias)$")
 """Buffers that older versions saved beside the weights: rotary frequencies, positions, the causal mask."""
 
@@ -78,6 +80,8 @@ def open_stock(auto: Any, folder: Path, *, fresh: Sequence[str] = (), unused: Se
         ) from error
     shapes = [f"{name} (in the file {list(there)}, by config.json {list(wanted)})" for name, there, wanted in found["mismatched_keys"]]
     left_over = [name for name in found["unexpected_keys"] if name not in unused and not _CONSTANTS.search(name)]
+    if REWARD_HEAD in left_over:
+        raise ModelError(f"{folder} is a reward model: it scores text, it writes none", hint="give a causal language model")
     _refuse(folder, "weights are missing", set(found["missing_keys"]) - set(fresh), "copy the whole model folder again")
     _refuse(folder, "weights have another shape than config.json says", shapes, "use the config.json these weights were saved with")
     _refuse(

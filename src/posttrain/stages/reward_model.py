@@ -29,6 +29,7 @@ from posttrain.rewards import (
     fitting_pairs,
 )
 from posttrain.rewards.evaluation import ALL
+from posttrain.rewards.model import KEY_LENGTH, SEEN_FILE
 from posttrain.stages.base import STAGES, Progress, Quiet, Stage, StageResult
 from posttrain.stages.pairs import PreferenceData, PreferenceRules, load_pairs
 from posttrain.stages.preference_files import PairFile, read_preferences, said_left_out
@@ -109,10 +110,12 @@ class RewardModelConfig(ModelOptions):
 class Splits:
     """Items to train on, pairs to calibrate on and to test on by slice; no prompt is in two of them.
 
-    ``counts``: rows by fate. ``left_out``: what calibration and each test slice lost (ties, unreadable, too long), by reason.
+    ``trained_on``: the items' dialogues. ``counts``: rows by fate. ``left_out``: what calibration and each test slice lost (ties,
+    unreadable, too long), by reason.
     """
 
     items: list[TrainingItem]
+    trained_on: set[str]
     calibration: list[PreferencePair]
     test: dict[str, list[PreferencePair]]
     counts: dict[str, float]
@@ -215,7 +218,7 @@ def load_splits(config: RewardModelConfig, contract: ChatContract, model: Path) 
         "test_pairs": sum(map(len, test.values())),
         "test_left_out": sum(lost.values()) - lost.get("calibration", 0),
     }
-    return Splits(items, calibration, test, data.counts | {name: float(value) for name, value in counts.items()}, left_out)
+    return Splits(items, trained_on, calibration, test, data.counts | {name: float(value) for name, value in counts.items()}, left_out)
 
 
 def _set_aside(
@@ -309,6 +312,9 @@ def _train(run: _Run, out: Path, seed: int) -> TrainResult:
     trained = train(model, run.splits.items, objective, training, run_dir=out, contract_record=record, on_step=on_step)
     if world.is_main:
         model.save(out / "model", run.contract)
+        calibration = set(map(dialogue_key, run.splits.calibration))
+        seen = {"training": run.splits.trained_on, "calibration": calibration}
+        write_json(out / "model" / SEEN_FILE, {use: sorted(key[:KEY_LENGTH] for key in keys) for use, keys in seen.items()})
     world.wait()
     return trained
 

@@ -36,7 +36,8 @@ class SftConfig(ModelOptions):
     data: str
     """A file of demonstrations, in any shape `posttrain check` reads."""
     mask: MaskKind = "assistant"
-    """Which turns train: every assistant turn, the last one, or those after the last user message."""
+    """Which turns train: every assistant turn, the last one, or those after the last user message; of a prompt/completion row, the
+    assistant turns of its completion (or the last one)."""
     max_tokens: int | None = Field(default=None, ge=2)
     """Longest row in tokens; left out: as many as the model's positions."""
     on_bad_row: Literal["stop", "skip"] = "stop"

@@ -1,6 +1,7 @@
 """Masks over ten families: equal to transformers' own on marked templates, and true to what is generated, whatever the content."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -127,8 +128,17 @@ def test_tool_arguments_and_final_answer_are_supervised_and_tool_results_never(n
 
 @pytest.mark.parametrize("name", MASKABLE)
 def test_turns_of_weight_zero_are_not_supervised(name):
-    row = Demonstration(TURNS.messages, metadata={"untrained_turns": [1]})
+    question, answer, *rest = TURNS.messages
+    row = Demonstration((question, replace(answer, untrained=True), *rest), metadata={"untrained_turns": 5})
     assert supervised_texts(contract(name), row) == supervised_texts(contract(name), TURNS)[1:]
+
+
+@pytest.mark.parametrize("name", WITH_TOOLS)
+def test_where_the_data_sets_prompt_and_completion_apart_exactly_the_completion_is_supervised(name):
+    row, every = replace(TRAJECTORY, num_prompt_messages=1), supervised_texts(contract(name), TRAJECTORY)
+    assert supervised_texts(contract(name), row) == supervised_texts(contract(name), row, "completion") == every
+    later = replace(TRAJECTORY, num_prompt_messages=3)
+    assert supervised_texts(contract(name), later) == supervised_texts(contract(name), later, "completion") == every[1:]
 
 
 @pytest.mark.parametrize("name", [*MASKABLE, "llama3_gpt2"])
