@@ -20,7 +20,7 @@ def preference(
     data: Annotated[str, typer.Option("--data", "-d", help="Pairs, or single labelled answers for kto; any shape check reads.")] = "",
     objective: Annotated[str, typer.Option(help="dpo, robust_dpo, ipo, orpo, simpo or kto.")] = "",
     lora_rank: Annotated[int, typer.Option(help="Rank of a low-rank adapter; left out: every weight trains.", min=0)] = 0,
-    lora_targets: Annotated[str, typer.Option(help="attention, attention+mlp, or module names joined by commas. Alone: rank 16.")] = "",
+    lora_targets: Annotated[str, typer.Option(help="attention, attention+mlp, or module names joined by commas; needs an adapter.")] = "",
     config: Annotated[str, typer.Option(help="YAML file with the settings of a recipe's preference stage.")] = "",
     overrides: Annotated[list[str] | None, typer.Option("--set", help="A setting: objective.beta=0.05. May be repeated.")] = None,
     store: Annotated[Path, typer.Option("--store", help="The lineage store (an SQLite file).")] = Path("runs/lineage.db"),

@@ -19,7 +19,7 @@ def sft(
     out: Annotated[Path, typer.Option("--out", "-o", help="Output folder; the same command in it goes on where it was.")],
     data: Annotated[str, typer.Option("--data", "-d", help="Demonstrations: JSONL, JSON, CSV, Parquet or a datasets folder.")] = "",
     lora_rank: Annotated[int, typer.Option(help="Rank of a low-rank adapter; left out: every weight trains.", min=0)] = 0,
-    lora_targets: Annotated[str, typer.Option(help="attention, attention+mlp, or module names joined by commas. Alone: rank 16.")] = "",
+    lora_targets: Annotated[str, typer.Option(help="attention, attention+mlp, or module names joined by commas; needs an adapter.")] = "",
     config: Annotated[str, typer.Option(help="YAML file with the settings of a recipe's sft stage.")] = "",
     overrides: Annotated[list[str] | None, typer.Option("--set", help="A setting: training.epochs=2. May be repeated.")] = None,
     store: Annotated[Path, typer.Option("--store", help="The lineage store (an SQLite file).")] = Path("runs/lineage.db"),

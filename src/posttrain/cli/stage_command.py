@@ -14,12 +14,15 @@ if TYPE_CHECKING:
 def stage_settings(config: str, given: Mapping[str, Any], *, lora_rank: int = 0, lora_targets: str = "") -> dict[str, Any]:
     """The settings of the YAML file ``config`` ("" for none), with the options that were given in their place; nothing is checked yet.
 
-    ``lora_targets`` alone changes the adapter the file has, or makes one of the default rank.
+    ``lora_targets`` alone changes an adapter the file has; without one it is refused, for every weight would train.
     """
     from posttrain.config import read_yaml
+    from posttrain.errors import ConfigError
 
     settings: dict[str, Any] = read_yaml(config) if config else {}
     settings |= {name: value for name, value in given.items() if value}
+    if lora_targets and not lora_rank and not settings.get("lora"):
+        raise ConfigError("--lora-targets names where an adapter sits, and there is none", hint="add --lora-rank 16")
     if lora_rank or lora_targets:
         lora = {"rank": lora_rank, "targets": lora_targets}
         settings["lora"] = {**(settings.get("lora") or {}), **{name: value for name, value in lora.items() if value}}

@@ -12,9 +12,6 @@ from typing import Any, TextIO
 
 from posttrain.errors import ConfigError, InfrastructureError
 
-MADE_BY = "made_by.json"
-"""The file that says which command wrote a folder, so that the same command may replace it."""
-
 
 @contextmanager
 def atomic_text(path: str | Path) -> Iterator[TextIO]:
@@ -78,33 +75,14 @@ def atomic_directory(path: str | Path) -> Iterator[Path]:
             raise
 
 
-@contextmanager
-def command_directory(path: str | Path, command: str) -> Iterator[Path]:
-    """:func:`atomic_directory` for a folder that a user names: an existing one is replaced only when ``command`` wrote it before.
-
-    Raises ConfigError for any other that is not empty. ``made_by.json`` in the folder says who wrote it.
-    """
-    target, record = Path(path), {"command": command}
-    if not _is_empty(target) and not _says(target / MADE_BY, record):
+def check_replaceable(path: str | Path, marker: str) -> None:
+    """Raise ConfigError unless ``path`` may be replaced as a whole: it is not there, empty, or holds the file ``marker`` of its kind."""
+    place = Path(path)
+    if place.is_file() or (place.is_dir() and any(place.iterdir()) and not (place / marker).is_file()):
         raise ConfigError(
-            f"{target} exists and was not written by `{command}`, which would replace all of it",
-            hint="choose a new folder, or remove that one first",
+            f"{place} is there and was not made by this command (it has no {marker})",
+            hint="it would be replaced as a whole: name a new folder",
         )
-    with atomic_directory(target) as folder:
-        yield folder
-        write_json(folder / MADE_BY, record)
-
-
-def _is_empty(place: Path) -> bool:
-    """Whether nothing would be lost at ``place``: there is nothing, or an empty folder."""
-    return not any(place.iterdir()) if place.is_dir() else not (place.exists() or place.is_symlink())
-
-
-def _says(file: Path, record: Any) -> bool:
-    try:
-        return bool(json.loads(file.read_text(encoding="utf-8")) == record)
-    except (OSError, ValueError):
-        return False
 
 
 @contextmanager

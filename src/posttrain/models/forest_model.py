@@ -17,7 +17,7 @@ from posttrain.models.loading import choose_dtype
 from posttrain.models.lora import decoder_layers
 from posttrain.models.native import find_compiler, kernel_in_use
 from posttrain.models.settings import ModelSettings
-from posttrain.models.weights import quiet_transformers
+from posttrain.models.weights import check_token_ids, quiet_transformers
 
 COMPILE_PAYS_FROM_FLOPS = 2e13
 """Work of a whole run (6 x parameters x tokens) below which compiling costs more than it saves."""
@@ -72,6 +72,10 @@ class ForestModel(ABC):
     def trainable(self) -> dict[str, nn.Parameter]:
         """float32 masters by parameter name: what the optimiser and a checkpoint hold."""
         return dict(self._masters)
+
+    def check_token_ids(self, largest: int) -> None:
+        """Raise ModelError when the embedding has no row for token id ``largest``."""
+        check_token_ids(largest, self._base)
 
     @torch.no_grad()
     def collect_gradients(self) -> None:
@@ -161,6 +165,7 @@ class ForestModel(ABC):
 
     def _states(self, forest: Forest, rows: Tensor, sequence_ids: Tensor) -> Tensor:
         """Last hidden states [row, width] at packed ``rows``, on the model's device; ``sequence_ids`` (ascending) says whose they are."""
+        self.check_token_ids(int(forest.input_ids.max()))
         for module in self._dropouts:
             module.train(torch.is_grad_enabled())
         if self._dropouts and torch.is_grad_enabled() and forest.is_shared:

@@ -10,7 +10,8 @@ from safetensors import SafetensorError
 from posttrain.config import model_cache
 from posttrain.errors import ModelError, suggest
 from posttrain.models.families import FOREST_FAMILIES
-from posttrain.models.weights import check_finite, is_classifier, open_stock, read_config, read_json
+from posttrain.models.quantization import keep_weights_unpacked, kernel_advice_muted, nf4_config
+from posttrain.models.weights import check_finite, open_stock, read_config, read_json
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 TOKENIZER_FILES = (
@@ -73,19 +74,12 @@ def load_model(path: Path, dtype: torch.dtype, *, quantization: str | None = Non
     """
     from transformers import AutoModelForCausalLM
 
-    config = read_config(path)
-    if is_classifier(config):
-        raise ModelError(f"{path} is a reward model: it scores text, it writes none", hint="give a causal language model")
-    check_attention(config)
+    check_attention(read_config(path))
     options: dict[str, Any] = {"dtype": dtype, "attn_implementation": attention}
     if quantization == "nf4":
-        from posttrain.models.quantization import nf4_config
-
         options["quantization_config"] = nf4_config(dtype)
     model, _ = open_stock(AutoModelForCausalLM, path, **options)
     if quantization == "nf4":
-        from posttrain.models.quantization import keep_weights_unpacked
-
         keep_weights_unpacked(model)
     return model
 
@@ -103,9 +97,11 @@ def check_attention(config: Any) -> None:
 def open_adapter(model: Any, path: str | Path, *, trainable: bool = False) -> Any:
     """``model`` under the PEFT adapter in folder ``path``. Raises ModelError naming a missing file, and for one that is damaged or of
     another model."""
-    from peft import PeftModel
+    with kernel_advice_muted():
+        from peft import PeftModel
 
     folder = check_adapter(path)
+    read_json(folder / "adapter_config.json")
     try:
         with warnings.catch_warnings():  # peft asks transformers for gradient checkpointing under its old name
             warnings.simplefilter("ignore", FutureWarning)

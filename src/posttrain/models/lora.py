@@ -10,9 +10,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from posttrain.config.files import command_directory
-from posttrain.errors import ModelError, suggest
+from posttrain.config.files import atomic_directory, check_replaceable, write_json
+from posttrain.errors import ConfigError, ModelError, suggest
+from posttrain.models.quantization import kernel_advice_muted
 from posttrain.models.settings import LoraSettings
+
+MERGE_FILE = "merge.json"
+"""In every merged folder, so that merging replaces those and no others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +123,8 @@ def _is_meant(path: str, name: str) -> bool:
 
 def add_adapter(model: Any, settings: LoraSettings, *, seed: int, task_type: str | None = "CAUSAL_LM") -> Any:
     """Freeze ``model`` and wrap it with fresh adapters; the same seed gives the same A (B starts at zero). ``task_type`` is PEFT's."""
-    from peft import LoraConfig, get_peft_model
+    with kernel_advice_muted():
+        from peft import LoraConfig, get_peft_model
     from transformers.pytorch_utils import Conv1D
 
     config = LoraConfig(
@@ -183,11 +188,15 @@ def merge_adapter(base_path: str | Path, adapter_path: str | Path, out: str | Pa
     """Write ``base + (alpha / r) B A`` as a plain Hugging Face folder, products in float32, weights in the base's dtype. Returns
     ``out``. Raises ConfigError where ``out`` holds anything but an earlier merge.
     """
-    from posttrain.models.loading import load_for_inference, tokenizer_files
+    from posttrain.models.loading import find_model, load_for_inference, tokenizer_files
     from posttrain.models.weights import quiet_transformers
 
-    with command_directory(out, "posttrain models merge") as folder, quiet_transformers():
-        model = load_for_inference(base_path, adapter_path, dtype="float32", merge=True)
+    check_replaceable(out, MERGE_FILE)
+    if Path(out).resolve() in (find_model(base_path).resolve(), Path(adapter_path).expanduser().resolve()):
+        raise ConfigError(f"{out} is what the merged model is made of", hint="name a new folder")
+    model = load_for_inference(base_path, adapter_path, dtype="float32", merge=True)
+    with atomic_directory(out) as folder, quiet_transformers():
+        write_json(folder / MERGE_FILE, {"command": "posttrain models merge"})
         model.save_pretrained(folder)
         for file in {file.name: file for source in (base_path, adapter_path) for file in tokenizer_files(source)}.values():
             (folder / file.name).write_bytes(file.read_bytes())

@@ -22,11 +22,9 @@ from posttrain.models.forest_model import ForestModel, SavesContract, choose_pre
 from posttrain.models.loading import choose_dtype, find_model
 from posttrain.models.lora import add_adapter
 from posttrain.models.settings import ModelSettings
-from posttrain.models.weights import is_classifier, open_stock, quiet_transformers, read_config
+from posttrain.models.weights import REWARD_HEAD, is_classifier, open_stock, quiet_transformers, read_config
 from posttrain.records import Message
 
-SCORE = "score.weight"
-"""The name transformers gives the row in every decoder-only sequence-classification model."""
 OUTPUT_HEADS = ("lm_head.weight", "lm_head.bias", "embed_out.weight")
 """What of a causal language model a sequence classifier does without."""
 
@@ -184,7 +182,7 @@ def _open_classifier(path: Path, dtype: torch.dtype, seed: int) -> Any:
             hint="give a reward model, or the causal language model to start one from",
         )
     config.num_labels = 1
-    heads = {} if saved else {"fresh": (SCORE,), "unused": OUTPUT_HEADS}
+    heads = {} if saved else {"fresh": (REWARD_HEAD,), "unused": OUTPUT_HEADS}
     model, missing = open_stock(AutoModelForSequenceClassification, path, **heads, config=config, dtype=dtype, attn_implementation="sdpa")
     row = _fresh_row(model.config.hidden_size, seed) if missing else _saved_row(path)
     if row is not None:
@@ -202,8 +200,8 @@ def _saved_row(path: Path) -> Tensor | None:
     """The score row in float32, unrounded by the dtype the rest was loaded in; None where the folder has no safetensors."""
     for file in sorted(path.glob("*.safetensors")):
         with safe_open(file, framework="pt") as tensors:
-            if SCORE in tensors.keys():  # noqa: SIM118 (not a mapping)
-                row: Tensor = tensors.get_tensor(SCORE)
+            if REWARD_HEAD in tensors.keys():  # noqa: SIM118 (not a mapping)
+                row: Tensor = tensors.get_tensor(REWARD_HEAD)
                 return _at_least_float32(row)
     return None
 

@@ -14,6 +14,8 @@ from posttrain.errors import ModelError
 
 _READ_ERRORS = (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RuntimeError, SafetensorError)
 """What transformers raises for files that are cut, of another form, or of a family it does not know."""
+REWARD_HEAD = "score.weight"
+"""The name transformers gives the row in every decoder-only sequence-classification model."""
 _CONSTANTS = re.compile(r"(rotary_emb\.inv_freq|position_ids|\.(attn|attention)\.(masked_)?bias)$")
 """Buffers that older versions saved beside the weights: rotary frequencies, positions, the causal mask."""
 
@@ -78,6 +80,8 @@ def open_stock(auto: Any, folder: Path, *, fresh: Sequence[str] = (), unused: Se
         ) from error
     shapes = [f"{name} (in the file {list(there)}, by config.json {list(wanted)})" for name, there, wanted in found["mismatched_keys"]]
     left_over = [name for name in found["unexpected_keys"] if name not in unused and not _CONSTANTS.search(name)]
+    if REWARD_HEAD in left_over:
+        raise ModelError(f"{folder} is a reward model: it scores text, it writes none", hint="give a causal language model")
     _refuse(folder, "weights are missing", set(found["missing_keys"]) - set(fresh), "copy the whole model folder again")
     _refuse(folder, "weights have another shape than config.json says", shapes, "use the config.json these weights were saved with")
     _refuse(
@@ -107,6 +111,17 @@ def check_finite(model: nn.Module, where: str | Path) -> None:
             if not (low.isfinite() and high.isfinite()):
                 broken.append(name)
     _refuse(where, "weights are not finite (NaN or infinity)", broken, "the model is damaged: use another copy, or an earlier checkpoint")
+
+
+def check_token_ids(largest: int, model: Any) -> None:
+    """Raise ModelError when ``largest``, the largest token id that is to be read, has no row in the model's embedding."""
+    rows = model.get_input_embeddings().weight.shape[0]
+    if largest >= rows:
+        name = model.config.name_or_path or model.config.model_type
+        raise ModelError(
+            f"{name}: the tokenizer gives token id {largest}, the embedding has {rows} rows",
+            hint="the tokenizer has tokens this model was never given: use the tokenizer it was saved with, or resize the embedding",
+        )
 
 
 def _refuse(where: str | Path, what: str, names: Sequence[str] | set[str], hint: str) -> None:

@@ -1,11 +1,20 @@
-"""Adapters that are damaged or another model's: one message, no traceback."""
+"""Folders that look like models and are none, and adapters that are damaged or another model's: refused by name, never filled in."""
 
+import json
 import shutil
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
-from posttrain.errors import ModelError
-from posttrain.models import LoraSettings, ModelSettings, Policy, load_for_inference, write_tiny_model
+from posttrain.errors import ConfigError, ModelError
+from posttrain.models import LoraSettings, ModelSettings, Policy, load_for_inference, merge_adapter, with_chat_template, write_tiny_model
+from posttrain.models.lora import MERGE_FILE
+
+
+@pytest.fixture
+def folder(model_path, tmp_path):
+    return shutil.copytree(model_path, tmp_path / "copy")
 
 
 @pytest.fixture(scope="module")
@@ -19,6 +28,44 @@ def adapter(model_path, tmp_path_factory):
     return out
 
 
+def change_weights(folder, change):
+    file = folder / "model.safetensors"
+    weights = load_file(file)
+    change(weights)
+    save_file(weights, file, metadata={"format": "pt"})
+
+
+NAME = "model.layers.1.mlp.up_proj.weight"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda weights: weights.pop(NAME), f"weights are missing: {NAME}"),
+        (lambda weights: weights.update({NAME: torch.zeros(3, 4)}), NAME),
+        (lambda weights: weights[NAME].view(-1)[5:6].fill_(float("nan")), rf"not finite \(NaN or infinity\): {NAME}"),
+    ],
+    ids=["missing", "another shape", "not a number"],
+)
+def test_weights_that_are_not_there_are_never_drawn_at_random(folder, change, message):
+    change_weights(folder, change)
+    for load in (load_for_inference, lambda path: Policy.load(ModelSettings(path=str(path)), seed=0)):
+        with pytest.raises(ModelError, match=message):
+            load(folder)
+
+
+def test_a_reward_model_is_no_policy(folder):
+    change_weights(folder, lambda weights: weights.update({"score.weight": torch.zeros(1, 32)}))
+    with pytest.raises(ModelError, match="is a reward model"):
+        load_for_inference(folder)
+
+
+def test_weights_without_a_place_are_refused(folder):
+    change_weights(folder, lambda weights: weights.update({"model.layers.9.mlp.up_proj.weight": torch.zeros(1)}))
+    with pytest.raises(ModelError, match=r"weights that a LlamaForCausalLM does not use: model\.layers\.9"):
+        load_for_inference(folder)
+
+
 def test_an_unknown_dtype_is_named(model_path):
     with pytest.raises(ModelError, match="did you mean 'float32'"):
         load_for_inference(model_path, dtype="float23")
@@ -27,7 +74,7 @@ def test_an_unknown_dtype_is_named(model_path):
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
-        ("adapter_config.json", b'{"peft_type": "LO', "the adapter cannot be read"),
+        ("adapter_config.json", b'{"peft_type": "LO', r"adapter_config\.json cannot be read"),
         ("adapter_model.safetensors", b"\x08\x00", "the adapter cannot be read"),
     ],
 )
@@ -43,3 +90,20 @@ def test_an_adapter_of_a_model_of_another_width_is_refused_in_one_line(adapter, 
     with pytest.raises(ModelError, match="the adapter does not fit the model: size mismatch") as caught:
         load_for_inference(wide, adapter)
     assert "\n" not in caught.value.message
+
+
+def test_merging_replaces_nothing_but_an_earlier_merge(model_path, adapter, tmp_path):
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    merge_adapter(model_path, adapter, precious)  # empty: nothing is lost
+    merge_adapter(model_path, adapter, precious)  # a merge: made by this command
+    (precious / "config.json").unlink()
+    (precious / MERGE_FILE).unlink()
+    with pytest.raises(ConfigError, match="was not made by this command"):
+        merge_adapter(model_path, adapter, precious)
+    with pytest.raises(ConfigError, match="was not made by this command"):
+        with_chat_template(model_path, "{{ messages }}", precious)
+    for taken in (model_path, adapter):
+        with pytest.raises(ConfigError, match=r"made of|was not made by"):
+            merge_adapter(model_path, adapter, taken)
+    assert json.loads((model_path / "config.json").read_text())["model_type"] == "llama"

@@ -184,7 +184,7 @@ def test_merging_replaces_an_earlier_merge_and_nothing_else(model_path, tmp_path
     (tmp_path / "file").write_text("x")
     for place in (tmp_path / "mine", tmp_path / "file", tmp_path / "adapter"):
         before = path_hash(place)
-        with pytest.raises(ConfigError, match="exists and was not written by `posttrain models merge`"):
+        with pytest.raises(ConfigError, match="is there and was not made by this command"):
             merge_adapter(model_path, tmp_path / "adapter", place)
         assert path_hash(place) == before
     (tmp_path / "empty").mkdir()

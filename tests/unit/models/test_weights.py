@@ -1,14 +1,18 @@
 import json
+import logging
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForSequenceClassification, GPT2Config, GPT2LMHeadModel, MambaConfig, MambaForCausalLM
 
 from posttrain.errors import ModelError
-from posttrain.models import ModelSettings, Policy, ScalarModel, add_model, load_for_inference
+from posttrain.models import ModelSettings, Policy, ScalarModel, add_model, build_forest, load_for_inference
 from posttrain.models.inspect import adapter_parameters, describe
+from posttrain.models.quantization import kernel_advice_muted
+from posttrain.records import TokenSequence
 
 UP = "model.layers.1.mlp.up_proj.weight"
 
@@ -120,3 +124,24 @@ def test_a_state_space_model_is_refused_by_name(tmp_path):
     model.save_pretrained(tmp_path / "mamba")
     with pytest.raises(ModelError, match=r"^'mamba' has no attention that can be replaced"):
         load_for_inference(tmp_path / "mamba")
+
+
+def test_a_token_without_a_row_in_the_embedding_is_named_before_it_is_looked_up(model_path):
+    policy = Policy.load(ModelSettings(path=str(model_path), dtype="float32"), seed=1)
+    rows = policy.model.get_input_embeddings().weight.shape[0]
+    for last in (rows - 1, rows):
+        forest = build_forest([TokenSequence(np.array([3, 4, last], dtype=np.int32), np.ones(3, dtype=bool), 0)])
+        if last < rows:
+            policy.logprobs(forest)
+        else:
+            with pytest.raises(ModelError, match=rf"gives token id {rows}, the embedding has {rows} rows"):
+                policy.logprobs(forest)
+
+
+def test_only_the_advice_on_a_4_bit_kernel_is_muted(caplog):
+    logger = logging.getLogger("bitsandbytes.backends.cpu.ops")
+    with kernel_advice_muted():
+        logger.warning("Failed to load CPU gemm_4bit_forward from kernels-community: %s", "no kernels")
+        logger.warning("something else")
+    logger.warning("Failed to load CPU gemm_4bit_forward: when 4 bits were asked for")
+    assert [record.getMessage()[:20] for record in caplog.records] == ["something else", "Failed to load CPU g"]
