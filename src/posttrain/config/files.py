@@ -17,6 +17,8 @@ from posttrain.errors import ConfigError, InfrastructureError
 def atomic_text(path: str | Path) -> Iterator[TextIO]:
     """A UTF-8 text stream that becomes the file ``path`` when the block ends well (fsync, rename), and vanishes when it does not."""
     file = Path(path)
+    if file.is_dir():
+        raise ConfigError(f"{file} is a folder, a file is needed", hint="name a file")
     with _disk_errors(file):
         file.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")

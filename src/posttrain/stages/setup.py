@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from posttrain.chat import CONTRACT_FILE, ChatContract
+from posttrain.chat import CONTRACT_FILE, ChatContract, load_record
 from posttrain.config import Config, context_length
 from posttrain.config.files import write_json
 from posttrain.data import DataCard, check_consent, load_card, rejects_file
@@ -91,9 +91,8 @@ def check_target(target: Path) -> None:
 def check_contracts(contract: ChatContract, folders: Sequence[Path]) -> None:
     """Every folder that carries a contract (model, adapter, the run itself) must carry this one: ContractError where it does not."""
     for folder in folders:
-        file = folder / CONTRACT_FILE
-        if file.is_file():
-            contract.check_same(json.loads(file.read_text(encoding="utf-8")), what=str(folder))
+        if (folder / CONTRACT_FILE).is_file():
+            contract.check_same(load_record(folder), what=str(folder))
 
 
 def token_limit(max_tokens: int | None, model: Path) -> int | None:

@@ -9,6 +9,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping
@@ -104,7 +105,9 @@ def _folder(directory: Path, step: int) -> Path:
 
 
 def _steps(directory: Path) -> list[int]:
-    return sorted(int(folder.name.removeprefix("step-")) for folder in directory.glob("step-*") if folder.is_dir())
+    """Steps that have a checkpoint; a folder of another name (a copy, say) is none."""
+    names = [re.fullmatch(r"step-(\d{8,})", folder.name) for folder in directory.glob("step-*") if folder.is_dir()]
+    return sorted(int(name[1]) for name in names if name)
 
 
 def _save_tensors(tensors: dict[str, Tensor], path: Path) -> None:

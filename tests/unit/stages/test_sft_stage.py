@@ -227,3 +227,11 @@ def test_a_folder_that_no_run_has_written_is_never_replaced(tmp_path, model):
     with pytest.raises(ConfigError, match=r"/model is there, but no run in .* has written it"):
         run_sft(configure(tmp_path), tmp_path / "model", tmp_path)
     assert (tmp_path / "model" / "tokenizer.json").is_file()
+
+
+@pytest.mark.parametrize("content", ['{"sche', "[]"])
+def test_a_contract_record_that_is_damaged_is_named(tmp_path, model, content):
+    broken = shutil.copytree(model, tmp_path / "broken")
+    (broken / "contract.json").write_text(content)
+    with pytest.raises(ContractError, match=r"broken/contract\.json: .*no contract record"):
+        run_sft(configure(tmp_path), broken, tmp_path / "out")

@@ -49,6 +49,15 @@ def test_the_newest_checkpoints_are_kept(finished):
     assert names(finished) == ["step-00000010", "step-00000011", "step-00000012"]
 
 
+def test_a_copy_of_a_checkpoint_beside_it_is_no_checkpoint(finished):
+    whole = digest(finished)
+    shutil.copytree(finished / "checkpoints" / "step-00000011", finished / "checkpoints" / "step-00000011 copy")
+    shutil.rmtree(finished / "checkpoints" / "step-00000012")
+    start(finished, keep_checkpoints=3)
+    assert digest(finished) == whole
+    assert "step-00000011 copy" in names(finished)
+
+
 @pytest.mark.parametrize("file", ["weights.safetensors", "optimizer.safetensors", "state.json", "hashes.json"])
 @pytest.mark.parametrize("damage", ["cut", "changed", "gone"])
 def test_a_damaged_checkpoint_is_passed_over_and_the_end_is_the_same(finished, file, damage):
