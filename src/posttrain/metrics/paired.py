@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from posttrain.errors import ConfigError
-from posttrain.metrics.intervals import Interval, critical_value, effective_size, mean_interval, wilson
+from posttrain.metrics.intervals import Interval, critical_value, effective_size, mean_interval, proportion_interval, wilson
 
 
 def newcombe_difference(both: int, only_first: int, only_second: int, neither: int, *, confidence: float = 0.95) -> Interval:
@@ -59,6 +59,47 @@ def paired_difference(
     centre = (better - worse) / size
     error = math.sqrt(max(better + worse - (better - worse) ** 2 / size, 0)) / size
     return Interval(float(differences.mean()), max(-1.0, centre - z * error), min(1.0, centre + z * error), n, confidence, method)
+
+
+def ratio_difference(
+    candidate: ArrayLike, baseline: ArrayLike, *, groups: Sequence[Hashable] | None = None, confidence: float = 0.95, seed: int = 0
+) -> Interval:
+    """Mean of candidate minus mean of baseline over the same samples, each over those where it applies ([sample], NaN where it does not).
+
+    For figures whose denominator depends on the answers, such as the precision of refusals. With the same NaNs on both sides it is
+    :func:`paired_difference`. Else each mean is a ratio R of sums y / a, and the interval that of the mean of the linearised differences
+    (y - R a) / mean(a), groups resampled whole. Zeros and ones that are all equal on a side show no spread: there the two intervals of the
+    proportions are joined as if they were unpaired (Newcombe 1998, Statistics in Medicine 17:873, method 10).
+    """
+    first, second = np.asarray(candidate, dtype=np.float64), np.asarray(baseline, dtype=np.float64)
+    places = list(groups) if groups is not None else list(range(len(first)))
+    applies = [~np.isnan(first), ~np.isnan(second)]
+    if first.shape != second.shape or not (applies[0].any() and applies[1].any()):
+        raise ConfigError(f"a difference needs values on both sides, got {int(applies[0].sum())} and {int(applies[1].sum())}")
+    parts = [values[known] for values, known in zip((first, second), applies, strict=True)]
+    if (applies[0] == applies[1]).all():
+        kept = [place for place, known in zip(places, applies[0], strict=True) if known]
+        return paired_difference(*parts, groups=kept, confidence=confidence, seed=seed)
+    means = [float(part.mean()) for part in parts]
+    value = means[0] - means[1]
+    binary = all(np.isin(part, (0.0, 1.0)).all() for part in parts)
+    if binary and any(mean in (0.0, 1.0) for mean in means):
+        one, two = (
+            proportion_interval(part, groups=[place for place, known in zip(places, side, strict=True) if known], confidence=confidence)
+            for part, side in zip(parts, applies, strict=True)
+        )
+        low = value - math.hypot(one.value - one.low, two.high - two.value)
+        high = value + math.hypot(one.high - one.value, two.value - two.low)
+        return Interval(value, low, high, len(first), confidence, "newcombe, unpaired")
+    moved = [
+        np.where(known, np.nan_to_num(values) - mean, 0.0) / known.mean()
+        for values, known, mean in zip((first, second), applies, means, strict=True)
+    ]
+    found = mean_interval(moved[0] - moved[1], groups=places, confidence=confidence, seed=seed)
+    low, high = value + found.low, value + found.high
+    if binary:
+        low, high = max(-1.0, low), min(1.0, high)
+    return Interval(value, low, high, len(first), confidence, f"linearised ratios, {found.method}")
 
 
 Verdict = Literal["non_inferior", "inferior", "inconclusive"]

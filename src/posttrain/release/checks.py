@@ -8,7 +8,7 @@ import numpy as np
 
 from posttrain.errors import ConfigError
 from posttrain.evaluation import EvaluationResult, Score, latency_of, rate_of
-from posttrain.metrics import Interval, non_inferiority, paired_difference, percentile_interval
+from posttrain.metrics import Interval, non_inferiority, percentile_interval, ratio_difference
 from posttrain.release.gate import AMOUNTS, GOOD, LATENCY, Criterion, Gate, GateConfig, NonInferiority, Slices
 from posttrain.release.samples import Key, scores_of
 from posttrain.release.substance import judged_scores
@@ -162,26 +162,27 @@ def non_inferiority_checks(test: NonInferiority, candidate: EvaluationResult, ba
 def _non_inferior(test: NonInferiority, name: str, candidate: EvaluationResult, baseline: EvaluationResult, config: GateConfig) -> Check:
     required = f"at most {test.margin:.3g} worse than the version in service, lower bound"
     after, before = (scores_of(result, test.metric, name, config) for result in (candidate, baseline))
-    keys = [key for key in after if after[key].status != "not_applicable" and before[key].status != "not_applicable"]
-    if not keys:
-        reason = "no sample applies to both versions"
-        return Check("non_inferiority", test.metric, name, "inconclusive", required, reason, test.role)
-    if any(scores[key].kind == "amount" for scores in (after, before) for key in keys):
+    sides = [[key for key, score in scores.items() if score.status != "not_applicable"] for scores in (after, before)]
+    if not all(sides):
+        which = " or ".join(name for name, keys in zip(("the candidate", "the baseline"), sides, strict=True) if not keys)
+        return Check("non_inferiority", test.metric, name, "inconclusive", required, f"no sample of {which} applies", test.role)
+    if any(score.kind == "amount" for scores in (after, before) for score in scores.values()):
         raise ConfigError(
             f"non_inferiority: '{test.metric}' is an amount, and a margin is a share", hint="write a criterion with max instead"
         )
-    groups = groups_of(candidate, keys)
+    groups = groups_of(candidate, after)
 
     def difference(unscored_after: float, unscored_before: float) -> Interval:
-        first = [_filled(after[key], unscored_after) for key in keys]
-        second = [_filled(before[key], unscored_before) for key in keys]
-        return paired_difference(first, second, groups=groups, confidence=config.confidence)
+        first = [_filled(score, unscored_after) for score in after.values()]
+        second = [_filled(before[key], unscored_before) for key in after]
+        return ratio_difference(first, second, groups=groups, confidence=config.confidence)
 
     worst, best = difference(0.0, 1.0), difference(1.0, 0.0)
     reason = f"difference {worst.value:+.3f}, interval {worst.low:+.3f} to {best.high:+.3f}"
     outcome: Outcome = "inconclusive"
-    if num_cases(keys) < config.min_samples:
-        reason = f"only {num_cases(keys)} paired cases, {config.min_samples} needed ({reason})"
+    cases = min(num_cases(keys) for keys in sides)
+    if cases < config.min_samples:
+        reason = f"only {cases} paired cases, {config.min_samples} needed ({reason})"
     elif non_inferiority(worst, test.margin) == "non_inferior":
         outcome = "pass"
     elif non_inferiority(best, test.margin) == "inferior":
@@ -199,9 +200,12 @@ def _non_inferior(test: NonInferiority, name: str, candidate: EvaluationResult, 
         value=worst.value,
         low=worst.low,
         high=best.high,
-        num_samples=len(keys),
+        num_samples=min(map(len, sides)),
     )
 
 
 def _filled(score: Score, unscored: float) -> float:
+    """A score's value, NaN where it does not apply."""
+    if score.status == "not_applicable":
+        return math.nan
     return unscored if score.value is None else score.value

@@ -7,8 +7,8 @@ from datetime import datetime
 from pathlib import Path
 
 from posttrain.errors import ConfigError
-from posttrain.evaluation import EvaluationResult, changed_versions, rate_of
-from posttrain.metrics import paired_difference
+from posttrain.evaluation import EvaluationResult, Score, changed_versions, rate_of
+from posttrain.metrics import Interval, ratio_difference
 from posttrain.release.checks import evidence_check, groups_of, non_inferiority_checks, threshold_checks, unscored_checks
 from posttrain.release.gate import GOOD, Gate, GateConfig
 from posttrain.release.reward_evidence import discount, not_evidence
@@ -118,12 +118,14 @@ def _comparisons(candidate: EvaluationResult, baseline: EvaluationResult, gate: 
             rates = [rate_of(list(s.values()), groups_of(candidate, s), confidence=config.confidence) for s in (before, after)]
             if not any(rate.num_applicable for rate in rates):
                 continue
-            pairs = [(key, score.value, before[key].value) for key, score in after.items()]
-            known = [(key, new, old) for key, new, old in pairs if new is not None and old is not None]
-            difference = None
-            if known:
-                groups = groups_of(candidate, (key for key, _, _ in known))
-                new_values, old_values = [new for _, new, _ in known], [old for _, _, old in known]
-                found = paired_difference(new_values, old_values, groups=groups, confidence=config.confidence)
-                difference = found if math.isfinite(found.low) and math.isfinite(found.high) else None
-            yield Comparison(metric, name, rates[0], rates[1], difference)
+            yield Comparison(metric, name, rates[0], rates[1], _difference(after, before, candidate, config.confidence))
+
+
+def _difference(after: Mapping[Key, Score], before: Mapping[Key, Score], candidate: EvaluationResult, confidence: float) -> Interval | None:
+    """Over samples that neither version left unscored; each version over those where the score applies to it."""
+    known = [key for key, score in after.items() if "unscored" not in (score.status, before[key].status)]
+    values = [[math.nan if (value := scores[key].value) is None else value for key in known] for scores in (after, before)]
+    if not all(any(math.isfinite(value) for value in side) for side in values):
+        return None
+    found = ratio_difference(*values, groups=groups_of(candidate, known), confidence=confidence)
+    return found if math.isfinite(found.low) and math.isfinite(found.high) else None

@@ -249,6 +249,45 @@ def test_a_margin_on_an_amount_is_refused(bench, yes_no):
         judge(new, new, bench.gate)
 
 
+PRECISION = """
+name: s
+version: '1'
+cases: cases.jsonl
+scorers: [{refusal: {answer_key: a, refusal_key: "no"}}]
+"""
+
+
+@pytest.fixture
+def refusing(bench):
+    """100 questions, every second to be refused; the gate asks for the precision of refusals."""
+    gate = "name: g\nsuite: suite.yaml\ngood: {requires: [refusal]}\nnon_inferiority: [{metric: refusal_precision, margin: 0.1}]\n"
+    bench.write(100, suite=PRECISION, gate=gate, freeze=False)
+    cases = bench.root / "cases.jsonl"
+    rows = [json.loads(line) for line in cases.read_text().splitlines()]
+    expected = [{"no": True}, {"a": "x"}] * 50
+    cases.write_text("".join(json.dumps(row | {"expected": found}) + "\n" for row, found in zip(rows, expected, strict=True)))
+    freeze_gate(bench.root / "gate.yaml")
+    return bench
+
+
+REFUSES, ANSWERS = '{"no": true}', '{"a": "x"}'
+
+
+def test_a_candidate_that_refuses_everything_is_less_precise(refusing):
+    verdict = judge(refusing.run("new", [REFUSES] * 100), refusing.run("old", [REFUSES, ANSWERS] * 50), refusing.gate)
+    check = next(check for check in verdict.checks if check.kind == "non_inferiority")
+    assert (check.outcome, check.value) == ("block", pytest.approx(-0.5))
+    row = next(row for row in verdict.comparisons if row.metric == "refusal_precision")
+    assert row.difference.value == pytest.approx(-0.5)
+
+
+def test_a_candidate_that_never_refuses_has_no_precision(refusing):
+    verdict = judge(refusing.run("new", [ANSWERS] * 100), refusing.run("old", [REFUSES, ANSWERS] * 50), refusing.gate)
+    check = next(check for check in verdict.checks if check.kind == "non_inferiority")
+    assert (check.outcome, check.reason) == ("inconclusive", "no sample of the candidate applies")
+    assert next(row for row in verdict.comparisons if row.metric == "refusal_precision").difference is None
+
+
 def test_junit_maps_block_to_failure_infrastructure_to_error_and_inconclusive_to_skipped(bench, yes_no, tmp_path):
     bench.write(120, gate=GATE + "criteria: [{metric: exact, min: 0.7}, {metric: length, min: 2}]\n")
     verdict = judge(bench.run("new", yes_no(100, 20)), bench.run("old", yes_no(120, 0)), bench.gate)
