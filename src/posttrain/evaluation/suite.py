@@ -81,6 +81,8 @@ class BuiltScorer:
     score: Scorer | ModelScorer
     needs_models: bool = False
     reward_role: str = ""
+    amounts: tuple[str, ...] | None = None
+    """Those of ``outputs`` that are amounts; None where the scorer does not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +131,11 @@ class Suite:
     def reward_roles(self) -> tuple[str, ...]:
         """The reward models it scores with, by role."""
         return tuple(dict.fromkeys(scorer.reward_role for scorer in self.scorers if scorer.reward_role))
+
+    def kind_of(self, score: str) -> str | None:
+        """``amount``, ``rate`` (a pass or a fraction), or None where its scorer does not say."""
+        scorer = next(scorer for scorer in self.scorers if score in scorer.outputs)
+        return None if scorer.amounts is None else "amount" if score in scorer.amounts else "rate"
 
     @property
     def score_names(self) -> tuple[str, ...]:
@@ -195,6 +202,7 @@ def _build_scorers(config: SuiteConfig, file: Path) -> tuple[tuple[BuiltScorer, 
                 kind.build(options, name, context),
                 kind.needs_models,
                 getattr(options, "model", ""),
+                None if kind.amounts is None else tuple(kind.amounts(options, name)),
             )
         )
     return tuple(built), files

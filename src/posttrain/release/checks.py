@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from posttrain.errors import ConfigError
 from posttrain.evaluation import EvaluationResult, Score, latency_of, rate_of
 from posttrain.metrics import Interval, non_inferiority, percentile_interval, ratio_difference
 from posttrain.release.gate import AMOUNTS, GOOD, LATENCY, Criterion, Gate, GateConfig, NonInferiority, Slices
@@ -166,10 +165,6 @@ def _non_inferior(test: NonInferiority, name: str, candidate: EvaluationResult, 
     if not all(sides):
         which = " or ".join(name for name, keys in zip(("the candidate", "the baseline"), sides, strict=True) if not keys)
         return Check("non_inferiority", test.metric, name, "inconclusive", required, f"no sample of {which} applies", test.role)
-    if any(score.kind == "amount" for scores in (after, before) for score in scores.values()):
-        raise ConfigError(
-            f"non_inferiority: '{test.metric}' is an amount, and a margin is a share", hint="write a criterion with max instead"
-        )
     groups = groups_of(candidate, after)
 
     def difference(unscored_after: float, unscored_before: float) -> Interval:

@@ -4,13 +4,14 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 from posttrain.errors import ConfigError
 from posttrain.evaluation import EvaluationResult, Score, changed_versions, rate_of
 from posttrain.metrics import Interval, ratio_difference
 from posttrain.release.checks import evidence_check, groups_of, non_inferiority_checks, threshold_checks, unscored_checks
-from posttrain.release.gate import GOOD, Gate, GateConfig
+from posttrain.release.gate import GOOD, Gate, GateConfig, check_limits
 from posttrain.release.reward_evidence import discount, not_evidence
 from posttrain.release.samples import Key, good_score, scores_of
 from posttrain.release.substance import substance_check
@@ -29,6 +30,8 @@ def judge(candidate: EvaluationResult | str | Path, baseline: EvaluationResult |
     check_comparable(after, before, gate)
     after, before = _as_the_suite_groups(after, gate), _as_the_suite_groups(before, gate)
     config = gate.config
+    for result in (after, before):  # what the suite could not tell, such as of a scorer registered by the user, the results do
+        check_limits(config, partial(_kind_of, result), str(gate.path))
     weak = not_evidence(after, config)
     substance = substance_check(config, gate.suite)
     reading = read_two_metrics(after, before, config, weak) if config.two_metric else None
@@ -58,6 +61,11 @@ def _as_the_suite_groups(result: EvaluationResult, gate: Gate) -> EvaluationResu
     """Results with the suite's groups: older ones do not know that copies of a case are one."""
     groups = gate.suite.groups
     return replace(result, cases={name: replace(case, group=groups.get(name, case.group)) for name, case in result.cases.items()})
+
+
+def _kind_of(result: EvaluationResult, name: str) -> str | None:
+    kinds = [score.kind for sample in result.samples.values() if (score := sample.scores[name]).status == "scored"]
+    return None if not kinds else "amount" if "amount" in kinds else "rate"
 
 
 def _two_metric_check(reading: TwoMetricReading) -> Check:

@@ -126,10 +126,10 @@ def _facts(verdict: Verdict, candidate: EvaluationResult, baseline: EvaluationRe
     ]
 
 
-def _requirement(name: str, low: float, high: float | None) -> str:
+def _requirement(name: str, low: float | None, high: float | None) -> str:
     if high is not None:
-        return f"{name} ≤ {high:g}"
-    return name if low == 1 else f"{name} ≥ {low:g}"
+        return f"{name} ≤ {high:g}" if low is None else f"{low:g} ≤ {name} ≤ {high:g}"
+    return name if low is None or low == 1 else f"{name} ≥ {low:g}"
 
 
 def _number(value: float | None, kind: str = "pass") -> str:

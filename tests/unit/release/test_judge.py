@@ -4,9 +4,10 @@ import xml.etree.ElementTree as ET
 import pytest
 
 from posttrain.errors import ConfigError
-from posttrain.evaluation import EvaluationResult
+from posttrain.evaluation import EvaluationResult, ScorerKind, scorers
 from posttrain.metrics import wilson
 from posttrain.release import Check, freeze_gate, judge, load_gate, read_gate, write_junit
+from posttrain.release.samples import good_score
 from posttrain.release.verdict import overall
 
 GATE = "name: g\nsuite: suite.yaml\ngood: {requires: [exact]}\n"
@@ -242,11 +243,76 @@ def test_checks_that_are_not_about_figures_never_ship():
     assert overall((evidence, Check("threshold", "exact", "", "pass", "", ""))) == "ship"
 
 
-def test_a_margin_on_an_amount_is_refused(bench, yes_no):
-    bench.write(30, gate=GATE + "non_inferiority: [{metric: length}]\n")
-    new = bench.run("new", yes_no(30, 0))
+def test_a_margin_on_an_amount_is_refused_before_training(bench):
     with pytest.raises(ConfigError, match="'length' is an amount"):
+        bench.write(30, gate=GATE + "non_inferiority: [{metric: length}]\n")
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ("criteria: [{metric: exact, max: 5}]", "max 5 of 'exact', which lies between 0 and 1"),
+        ("criteria: [{metric: good, min: 80}]", "0.05 is 5 %"),
+        ("criteria: [{metric: exact, min: -80}]", "lies between 0 and 1"),
+        ("criteria: [{metric: exact, min: 0}]", "no value of 'exact' can fail min 0"),
+        ("criteria: [{metric: good, max: 1.0}]", "no value of 'good' can fail max 1"),
+        ("good: {requires: [{score: exact, min: 0}]}", "good.requires.0: no value of 'exact' can fail min 0"),
+        ("good: {requires: [{score: exact, min: 0, max: 1}]}", "can fail min 0 and max 1"),
+        ("good: {requires: [{score: length, min: 9, max: 3}]}", "no value is at least 9 and at most 3"),
+    ],
+)
+def test_limits_that_no_share_can_have_or_fail_are_refused(bench, asked, message):
+    gate = asked if asked.startswith("good") else "good: {requires: [exact]}\n" + asked
+    bench.write(3, gate=f"name: g\nsuite: suite.yaml\n{gate}\n", freeze=False)
+    with pytest.raises(ConfigError) as caught:
+        read_gate(bench.root / "gate.yaml")
+    assert message in str(caught.value)
+
+
+def test_limits_on_amounts_are_any_number(bench):
+    bench.write(3, gate=GATE + "criteria: [{metric: length, max: 300}, {metric: cost, min: 0}, {metric: exact, min: 1.0, bound: point}]\n")
+    assert read_gate(bench.root / "gate.yaml")
+
+
+@pytest.fixture
+def silent_scorer():
+    """A registered scorer of words that does not say that its score is an amount."""
+    kind = scorers.get("length")
+    scorers.register("silent_length")(ScorerKind(kind.options, kind.build, kind.outputs, kind.files))
+    yield
+    scorers._entries.pop("silent_length")
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [("non_inferiority: [{metric: silent_length}]\n", "is an amount"), ("criteria: [{metric: silent, max: 5}]\n", "between 0 and 1")],
+)
+@pytest.mark.usefixtures("silent_scorer")
+def test_what_only_results_tell_of_a_score_is_checked_before_the_verdict(bench, more, message):
+    suite = (
+        "name: s\nversion: '1'\ncases: cases.jsonl\nscorers: [{exact: {}}, {silent_length: {}}, {silent_length: {name: silent, max: 3}}]\n"
+    )
+    bench.write(30, suite=suite, gate=GATE + more)
+    new = bench.run("new", ["yes"] * 30)
+    with pytest.raises(ConfigError, match=message):
         judge(new, new, bench.gate)
+
+
+def test_a_requirement_with_both_limits_needs_both(bench):
+    gate = "name: g\nsuite: suite.yaml\ngood: {requires: [{score: length, min: 1, max: 2}]}\n"
+    bench.write(3, gate=gate)
+    new = bench.run("new", ["", "yes", "yes yes yes"])
+    assert [good_score(sample, bench.gate.config).value for sample in new.samples.values()] == [0.0, 1.0, 0.0]
+
+
+def test_a_requirement_with_a_max_alone_is_frozen_as_ever_and_told_from_both(bench):
+    def frozen(requirement):
+        bench.write(3, gate=f"name: g\nsuite: suite.yaml\ngood: {{requires: [{{score: length, {requirement}}}]}}\n", freeze=False)
+        return read_gate(bench.root / "gate.yaml")[0].dump()["good"]["requires"][0]
+
+    assert frozen("max: 20") == {"score": "length", "min": 1.0, "max": 20.0}
+    assert frozen("min: 1, max: 20") != frozen("max: 20")
+    assert frozen("min: 3") == {"score": "length", "min": 3.0, "max": None}
 
 
 PRECISION = """
