@@ -141,16 +141,17 @@ class ScorerOptions(Config):
 class ScorerKind:
     """A registered scorer: its options class, its factory, the score names it yields and the files it depends on.
 
-    With ``needs_models`` the factory builds a :data:`ModelScorer`, which sees all answers at once, after generation. ``amounts``: those of
-    its scores that are amounts (nats, words), not passes or fractions, as far as that is known before a sample is scored.
+    ``amounts``: which of the scores are amounts, from options and name; None: it does not say.
+
+    With ``needs_models`` the factory builds a :data:`ModelScorer`, which sees all answers at once, after generation.
     """
 
     options: type[ScorerOptions]
     build: Callable[[Any, str, ScorerContext], Scorer | ModelScorer]
     outputs: Callable[[str], list[str]]
     files: Callable[[Any], list[str]]
+    amounts: Callable[[Any, str], list[str]] | None = None
     needs_models: bool = False
-    amounts: Callable[[Any, str], list[str]] = lambda options, name: []
 
 
 scorers: Registry[ScorerKind] = Registry("scorer")
@@ -158,6 +159,16 @@ scorers: Registry[ScorerKind] = Registry("scorer")
 
 def one_output(name: str) -> list[str]:
     """The names of a scorer that yields one score."""
+    return [name]
+
+
+def no_amounts(options: Any, name: str) -> list[str]:
+    """The amounts of a scorer whose scores are all passes or fractions."""
+    return []
+
+
+def one_amount(options: Any, name: str) -> list[str]:
+    """The amounts of a scorer that yields one score, an amount."""
     return [name]
 
 

@@ -81,7 +81,8 @@ class BuiltScorer:
     score: Scorer | ModelScorer
     needs_models: bool = False
     reward_role: str = ""
-    amounts: tuple[str, ...] = ()
+    amounts: tuple[str, ...] | None = None
+    """Those of ``outputs`` that are amounts; None where the scorer does not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,10 +132,10 @@ class Suite:
         """The reward models it scores with, by role."""
         return tuple(dict.fromkeys(scorer.reward_role for scorer in self.scorers if scorer.reward_role))
 
-    @property
-    def amount_names(self) -> frozenset[str]:
-        """Scores that are known to be amounts before a sample is scored."""
-        return frozenset(name for scorer in self.scorers for name in scorer.amounts)
+    def kind_of(self, score: str) -> str | None:
+        """``amount``, ``rate`` (a pass or a fraction), or None where its scorer does not say."""
+        scorer = next(scorer for scorer in self.scorers if score in scorer.outputs)
+        return None if scorer.amounts is None else "amount" if score in scorer.amounts else "rate"
 
     @property
     def score_names(self) -> tuple[str, ...]:
@@ -201,7 +202,7 @@ def _build_scorers(config: SuiteConfig, file: Path) -> tuple[tuple[BuiltScorer, 
                 kind.build(options, name, context),
                 kind.needs_models,
                 getattr(options, "model", ""),
-                tuple(kind.amounts(options, name)),
+                None if kind.amounts is None else tuple(kind.amounts(options, name)),
             )
         )
     return tuple(built), files

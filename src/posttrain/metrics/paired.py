@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from posttrain.errors import ConfigError
-from posttrain.metrics.intervals import Interval, critical_value, effective_size, mean_interval, wilson
+from posttrain.metrics.intervals import Interval, critical_value, effective_size, mean_interval, proportion_interval, wilson
 
 
 def newcombe_difference(both: int, only_first: int, only_second: int, neither: int, *, confidence: float = 0.95) -> Interval:
@@ -61,25 +61,45 @@ def paired_difference(
     return Interval(float(differences.mean()), max(-1.0, centre - z * error), min(1.0, centre + z * error), n, confidence, method)
 
 
-Applied = tuple[ArrayLike, ArrayLike]
-"""Values [sample] and whether the score applies to each."""
+def ratio_difference(
+    candidate: ArrayLike, baseline: ArrayLike, *, groups: Sequence[Hashable] | None = None, confidence: float = 0.95, seed: int = 0
+) -> Interval:
+    """Mean of candidate minus mean of baseline over the same samples, each over those where it applies ([sample], NaN where it does not).
 
-
-def ratio_difference(candidate: Applied, baseline: Applied, *, groups: Sequence[Hashable], confidence: float = 0.95) -> Interval:
-    """Difference of two means that are over different samples of one suite, candidate minus baseline, with its interval.
-
-    Each mean is a ratio R = sum(y a) / sum(a), a saying where the score applies. The interval is that of the mean of the linearised values
-    (y1 - R1) a1 / mean(a1) - (y2 - R2) a2 / mean(a2) + R1 - R2 over groups (Taylor linearisation, Woodruff 1971, JASA 66:411).
-    Raises ConfigError where one of them applies to nothing.
+    For figures whose denominator depends on the answers, such as the precision of refusals. With the same NaNs on both sides it is
+    :func:`paired_difference`. Else each mean is a ratio R of sums y / a, and the interval that of the mean of the linearised differences
+    (y - R a) / mean(a), groups resampled whole. Zeros and ones that are all equal on a side show no spread: there the two intervals of the
+    proportions are joined as if they were unpaired (Newcombe 1998, Statistics in Medicine 17:873, method 10).
     """
-    ratio, linear = [], []
-    for values, applies in (candidate, baseline):
-        value, where = np.asarray(values, dtype=np.float64), np.asarray(applies, dtype=np.float64)
-        if not where.sum():
-            raise ConfigError("a mean over no sample has no difference to another")
-        ratio.append(float((value * where).sum() / where.sum()))
-        linear.append((value - ratio[-1]) * where / where.mean())
-    return mean_interval(linear[0] - linear[1] + ratio[0] - ratio[1], groups=groups, confidence=confidence)
+    first, second = np.asarray(candidate, dtype=np.float64), np.asarray(baseline, dtype=np.float64)
+    places = list(groups) if groups is not None else list(range(len(first)))
+    applies = [~np.isnan(first), ~np.isnan(second)]
+    if first.shape != second.shape or not (applies[0].any() and applies[1].any()):
+        raise ConfigError(f"a difference needs values on both sides, got {int(applies[0].sum())} and {int(applies[1].sum())}")
+    parts = [values[known] for values, known in zip((first, second), applies, strict=True)]
+    if (applies[0] == applies[1]).all():
+        kept = [place for place, known in zip(places, applies[0], strict=True) if known]
+        return paired_difference(*parts, groups=kept, confidence=confidence, seed=seed)
+    means = [float(part.mean()) for part in parts]
+    value = means[0] - means[1]
+    binary = all(np.isin(part, (0.0, 1.0)).all() for part in parts)
+    if binary and any(mean in (0.0, 1.0) for mean in means):
+        one, two = (
+            proportion_interval(part, groups=[place for place, known in zip(places, side, strict=True) if known], confidence=confidence)
+            for part, side in zip(parts, applies, strict=True)
+        )
+        low = value - math.hypot(one.value - one.low, two.high - two.value)
+        high = value + math.hypot(one.high - one.value, two.value - two.low)
+        return Interval(value, low, high, len(first), confidence, "newcombe, unpaired")
+    moved = [
+        np.where(known, np.nan_to_num(values) - mean, 0.0) / known.mean()
+        for values, known, mean in zip((first, second), applies, means, strict=True)
+    ]
+    found = mean_interval(moved[0] - moved[1], groups=places, confidence=confidence, seed=seed)
+    low, high = value + found.low, value + found.high
+    if binary:
+        low, high = max(-1.0, low), min(1.0, high)
+    return Interval(value, low, high, len(first), confidence, f"linearised ratios, {found.method}")
 
 
 Verdict = Literal["non_inferior", "inferior", "inconclusive"]

@@ -1,5 +1,6 @@
 """The gate file: what makes a sample good, and what has to hold before a version may ship. Written and frozen before training."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +20,6 @@ from posttrain.evaluation import (
     read_suite,
 )
 
-AMOUNT_HAS_NO_MARGIN = "'{}' is an amount, and a margin is a share"
 GOOD = "good"
 LATENCY, COST = "latency_seconds", "cost"
 AMOUNTS = (LATENCY, COST, "prompt_tokens", "completion_tokens")
@@ -33,15 +33,23 @@ class Requirement(Config):
 
     score: str
     """Name of a score."""
-    min: float = 1.0
-    """Passes from this value on; 1 for scores that are pass or fail. Beside ``max``: no lower end unless it is written."""
+    min: float | None = 1.0
+    """Passes from this value on; 1 for scores that are pass or fail. With a ``max`` alone there is no lower limit."""
     max: float | None = None
-    """Passes up to this value, for amounts."""
+    """Passes up to this value, for amounts; with a ``min`` both must hold."""
 
-    @property
-    def low(self) -> float | None:
-        """The value from which on it passes; None where only an upper end is given."""
-        return self.min if self.max is None or "min" in self.model_fields_set else None
+    @model_validator(mode="before")
+    @classmethod
+    def _max_alone(cls, data: Any) -> Any:
+        return data | {"min": None} if isinstance(data, dict) and data.get("max") is not None and "min" not in data else data
+
+    @model_validator(mode="after")
+    def _limits(self) -> "Requirement":
+        if self.min is None and self.max is None:
+            raise ValueError("give min, max or both")
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise ValueError(f"no value is at least {self.min:g} and at most {self.max:g}")
+        return self
 
 
 class GoodSample(Config):
@@ -217,6 +225,11 @@ class GateConfig(Config):
     def dump(self) -> dict[str, Any]:
         """The resolved form; a section that is not there is left out, so a gate frozen without one keeps its hash."""
         settings = super().dump()
+        for part, entry in zip(self.good.requires, settings["good"]["requires"], strict=True):
+            if part.min is None:
+                entry["min"] = 1.0  # as a max alone was always written
+            elif part.max is not None:
+                entry["between"] = True  # and this tells both limits from it
         return settings if self.two_metric else {key: value for key, value in settings.items() if key != "two_metric"}
 
 
@@ -241,25 +254,42 @@ def read_gate(path: str | Path) -> tuple[GateConfig, Suite]:
         known = list(suite.score_names) if where.startswith(("good", "used")) else known
         if metric not in known:
             raise ConfigError(f"{file}: {where}: no score '{metric}' in {suite.path}", hint=suggest(metric, known))
-        if where.startswith("non_inferiority") and metric in suite.amount_names:
-            raise ConfigError(f"{file}: {where}: {AMOUNT_HAS_NO_MARGIN.format(metric)}", hint="write a criterion with max instead")
         for name in slices if slices != "all" else ():
             if name not in suite.slices:
                 raise ConfigError(f"{file}: {where}: no case of {suite.path} is in slice '{name}'", hint=suggest(name, suite.slices))
-    for number, criterion in enumerate(config.criteria):
-        if criterion.metric == GOOD:
-            check_limit(criterion, f"{file}: criteria.{number}")
+    check_limits(config, suite.kind_of, str(file))
     return config, suite
 
 
-def check_limit(criterion: Criterion, where: str) -> None:
-    """Raise ConfigError for a limit on a rate that lies outside 0 to 1: everything would pass, or nothing."""
-    limit = criterion.max if criterion.min is None else criterion.min
-    assert limit is not None  # the config holds exactly one of the two
-    word = "max" if criterion.min is None else "min"
-    if not 0 <= limit <= 1:
-        hint = f"a rate is a share: write {limit / 100:g} for {limit:g} %" if 1 < limit <= 100 else "a rate lies between 0 and 1"
-        raise ConfigError(f"{where}: {word} {limit:g} is no limit of the rate '{criterion.metric}'", hint=hint)
+KindOf = Callable[[str], str | None]
+"""Name of a score to what it is: ``rate`` (a pass or a fraction), ``amount``, or None where that is not known."""
+
+
+def check_limits(config: GateConfig, kind_of: KindOf, where: str) -> None:
+    """Raise ConfigError for a limit on a rate that is no share or that no value can fail, and for a margin on an amount."""
+
+    def is_rate(metric: str) -> bool:
+        return metric == GOOD or (metric not in AMOUNTS and kind_of(metric) == "rate")
+
+    limits = [(f"good.requires.{i}", part.score, part.min, part.max) for i, part in enumerate(config.good.requires)]
+    limits += [(f"criteria.{i}", part.metric, part.min, part.max) for i, part in enumerate(config.criteria)]
+    for place, metric, low, high in limits:
+        if not is_rate(metric):
+            continue
+        for name, limit in (("min", low), ("max", high)):
+            if limit is not None and not 0 <= limit <= 1:
+                raise ConfigError(f"{where}: {place}: {name} {limit:g} of '{metric}', which lies between 0 and 1", hint="0.05 is 5 %")
+        if (low is None or low <= 0) and (high is None or high >= 1):
+            limit_text = " and ".join(f"{name} {limit:g}" for name, limit in (("min", low), ("max", high)) if limit is not None)
+            raise ConfigError(
+                f"{where}: {place}: no value of '{metric}' can fail {limit_text}", hint="ask for more than it, or leave it out"
+            )
+    for i, test in enumerate(config.non_inferiority):
+        if test.metric != GOOD and kind_of(test.metric) == "amount":
+            raise ConfigError(
+                f"{where}: non_inferiority.{i}: '{test.metric}' is an amount, and a margin is a share",
+                hint="write a criterion with max instead",
+            )
 
 
 def freeze_gate(path: str | Path) -> dict[str, Any]:

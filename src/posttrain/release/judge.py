@@ -4,12 +4,14 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 from posttrain.errors import ConfigError
-from posttrain.evaluation import EvaluationResult, changed_versions, rate_of
-from posttrain.release.checks import difference_of, evidence_check, groups_of, non_inferiority_checks, threshold_checks, unscored_checks
-from posttrain.release.gate import GOOD, Gate, GateConfig
+from posttrain.evaluation import EvaluationResult, Score, changed_versions, rate_of
+from posttrain.metrics import Interval, ratio_difference
+from posttrain.release.checks import evidence_check, groups_of, non_inferiority_checks, threshold_checks, unscored_checks
+from posttrain.release.gate import GOOD, Gate, GateConfig, check_limits
 from posttrain.release.reward_evidence import discount, not_evidence
 from posttrain.release.samples import Key, good_score, scores_of
 from posttrain.release.substance import substance_check
@@ -28,6 +30,8 @@ def judge(candidate: EvaluationResult | str | Path, baseline: EvaluationResult |
     check_comparable(after, before, gate)
     after, before = _as_the_suite_groups(after, gate), _as_the_suite_groups(before, gate)
     config = gate.config
+    for result in (after, before):  # what the suite could not tell, such as of a scorer registered by the user, the results do
+        check_limits(config, partial(_kind_of, result), str(gate.path))
     weak = not_evidence(after, config)
     substance = substance_check(config, gate.suite)
     reading = read_two_metrics(after, before, config, weak) if config.two_metric else None
@@ -57,6 +61,11 @@ def _as_the_suite_groups(result: EvaluationResult, gate: Gate) -> EvaluationResu
     """Results with the suite's groups: older ones do not know that copies of a case are one."""
     groups = gate.suite.groups
     return replace(result, cases={name: replace(case, group=groups.get(name, case.group)) for name, case in result.cases.items()})
+
+
+def _kind_of(result: EvaluationResult, name: str) -> str | None:
+    kinds = [score.kind for sample in result.samples.values() if (score := sample.scores[name]).status == "scored"]
+    return None if not kinds else "amount" if "amount" in kinds else "rate"
 
 
 def _two_metric_check(reading: TwoMetricReading) -> Check:
@@ -117,12 +126,14 @@ def _comparisons(candidate: EvaluationResult, baseline: EvaluationResult, gate: 
             rates = [rate_of(list(s.values()), groups_of(candidate, s), confidence=config.confidence) for s in (before, after)]
             if not any(rate.num_applicable for rate in rates):
                 continue
-            keys = [key for key in after if {after[key].status, before[key].status} <= {"scored", "not_applicable"}]
-            if rates[0].kind == "amount":  # an amount is read where both versions have one
-                keys = [key for key in keys if after[key].value is not None and before[key].value is not None]
-            difference = None
-            if all(any(scores[key].value is not None for key in keys) for scores in (after, before)):
-                keys = [key for key in keys if after[key].value is not None or before[key].value is not None]
-                found = difference_of(after, before, keys, groups_of(candidate, keys), (0.0, 0.0), config.confidence)
-                difference = found if math.isfinite(found.low) and math.isfinite(found.high) else None
-            yield Comparison(metric, name, rates[0], rates[1], difference)
+            yield Comparison(metric, name, rates[0], rates[1], _difference(after, before, candidate, config.confidence))
+
+
+def _difference(after: Mapping[Key, Score], before: Mapping[Key, Score], candidate: EvaluationResult, confidence: float) -> Interval | None:
+    """Over samples that neither version left unscored; each version over those where the score applies to it."""
+    known = [key for key, score in after.items() if "unscored" not in (score.status, before[key].status)]
+    values = [[math.nan if (value := scores[key].value) is None else value for key in known] for scores in (after, before)]
+    if not all(any(math.isfinite(value) for value in side) for side in values):
+        return None
+    found = ratio_difference(*values, groups=groups_of(candidate, known), confidence=confidence)
+    return found if math.isfinite(found.low) and math.isfinite(found.high) else None

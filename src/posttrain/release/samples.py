@@ -47,7 +47,7 @@ def good_score(sample: SampleResult, config: GateConfig) -> Score:
 def _meets(score: Score, requirement: Requirement) -> bool | None:
     if score.value is None:
         return None
-    low, high = requirement.low, requirement.max
+    low, high = requirement.min, requirement.max
     return (low is None or score.value >= low) and (high is None or score.value <= high)
 
 

@@ -39,9 +39,8 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """A figure before and after. ``difference`` is candidate minus baseline on the samples both could score.
-
-    None without any, and where a single draw leaves its interval without bounds.
+    """A figure before and after. ``difference`` is candidate minus baseline on samples that neither left unscored, each version over
+    those where the score applies to it. None without any, and where a single draw leaves its interval without bounds.
     """
 
     metric: str

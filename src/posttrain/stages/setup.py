@@ -1,6 +1,5 @@
 """What every training stage does around its training: defaults, the contract it checks, the room the model has, what it was made from."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

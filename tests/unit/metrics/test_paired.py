@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from posttrain.metrics import Interval, newcombe_difference, non_inferiority, paired_difference
+from posttrain.metrics import Interval, newcombe_difference, non_inferiority, paired_difference, ratio_difference
 
 TRUTH = 0.4 * 0.2 - 0.6 * 0.1
 
@@ -106,3 +106,33 @@ def test_identical_versions_in_groups_are_as_sure_as_the_groups_are_many():
     interval = paired_difference(np.ones(600), np.ones(600), groups=np.repeat(np.arange(30), 20).tolist())
     # As without groups at n = 30, with Student's t of 29 degrees of freedom: 2.0452 / 32.
     assert (interval.low, interval.high) == pytest.approx((-2.0452296 / 32, 2.0452296 / 32), rel=1e-5)
+
+
+def test_a_ratio_difference_with_the_same_samples_on_both_sides_is_the_paired_one():
+    first, second = [1.0, 0.0, math.nan, 1.0] * 20, [1.0, 1.0, math.nan, 0.0] * 20
+    kept = [[value for value in values if value == value] for values in (first, second)]
+    assert ratio_difference(first, second) == paired_difference(*kept)
+
+
+@pytest.mark.parametrize("size", [1, 4])
+def test_ratio_differences_cover_when_the_answers_decide_what_counts(size):
+    """Precision: what each version calls positive differs; groups of ``size`` are called alike."""
+    rng = np.random.default_rng(11)
+    groups = np.repeat(np.arange(120), size).tolist()
+    hits = []
+    for _ in range(400):
+        chance = np.repeat(rng.random(120), size)  # how likely both versions are right in a group
+        called = [rng.random(120 * size) < share for share in (0.5, 0.8)]
+        values = [np.where(side, (rng.random(120 * size) < chance).astype(float), math.nan) for side in called]
+        interval = ratio_difference(*values, groups=groups)
+        hits.append(interval.low <= 0 <= interval.high)
+    assert 0.92 <= np.mean(hits) <= 0.975
+
+
+def test_a_ratio_without_spread_keeps_an_honest_width():
+    # 40 of 40 against 200 of 200 elsewhere: each side's Wilson bound, joined. The lower bound is the first side's alone.
+    first = [1.0] * 40 + [math.nan] * 200
+    second = [math.nan] * 40 + [1.0] * 200
+    interval = ratio_difference(first, second)
+    z = 1.959964
+    assert (interval.low, interval.high) == pytest.approx((-(z * z) / (40 + z * z), z * z / (200 + z * z)), rel=1e-5)

@@ -4,10 +4,9 @@ import xml.etree.ElementTree as ET
 import pytest
 
 from posttrain.errors import ConfigError, DataError
-from posttrain.evaluation import EvaluationResult, Score
+from posttrain.evaluation import EvaluationResult, ScorerKind, scorers
 from posttrain.metrics import wilson
 from posttrain.release import Check, freeze_gate, judge, load_gate, read_gate, write_junit
-from posttrain.release.checks import difference_of
 from posttrain.release.samples import good_score
 from posttrain.release.verdict import overall
 
@@ -232,7 +231,7 @@ def test_results_with_a_sample_missing_are_refused(bench, yes_no):
         ("good: {requires: [exact]}\ncriteria: [{metric: exact, max: 1, statistic: p95}]", "amounts only"),
         ("good: {requires: []}", "good.requires"),
         ("good: {requires: [exact]}\nnon_inferiority: []", "the gate asks for nothing, so anything would ship"),
-        ("good: {requires: [exact]}\ncriteria: [{metric: good, min: -80}]", "min -80 is no limit of the rate 'good'"),
+        ("good: {requires: [exact]}\ncriteria: [{metric: good, min: -80}]", "min -80 of 'good', which lies between 0 and 1"),
         ("good: {requires: [exact]}\nnon_inferiority: [{metric: good, margn: 0.1}]", "did you mean 'margin'"),
     ],
 )
@@ -249,17 +248,59 @@ def test_checks_that_are_not_about_figures_never_ship():
     assert overall((evidence, Check("threshold", "exact", "", "pass", "", ""))) == "ship"
 
 
-def test_a_margin_on_an_amount_is_refused_before_anything_is_trained(bench):
+def test_a_margin_on_an_amount_is_refused_before_training(bench):
     with pytest.raises(ConfigError, match="'length' is an amount"):
         bench.write(30, gate=GATE + "non_inferiority: [{metric: length}]\n")
 
 
-def test_a_limit_that_is_none_of_a_rate_is_refused(bench, yes_no):
-    bench.write(40, gate=GATE + "criteria: [{metric: exact, max: 5}]\n")
-    new = bench.run("new", yes_no(0, 40))
-    with pytest.raises(ConfigError, match=r"max 5 is no limit of the rate 'exact'") as caught:
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ("criteria: [{metric: exact, max: 5}]", "max 5 of 'exact', which lies between 0 and 1"),
+        ("criteria: [{metric: good, min: 80}]", "0.05 is 5 %"),
+        ("criteria: [{metric: exact, min: -80}]", "lies between 0 and 1"),
+        ("criteria: [{metric: exact, min: 0}]", "no value of 'exact' can fail min 0"),
+        ("criteria: [{metric: good, max: 1.0}]", "no value of 'good' can fail max 1"),
+        ("good: {requires: [{score: exact, min: 0}]}", "good.requires.0: no value of 'exact' can fail min 0"),
+        ("good: {requires: [{score: exact, min: 0, max: 1}]}", "can fail min 0 and max 1"),
+        ("good: {requires: [{score: length, min: 9, max: 3}]}", "no value is at least 9 and at most 3"),
+    ],
+)
+def test_limits_that_no_share_can_have_or_fail_are_refused(bench, asked, message):
+    gate = asked if asked.startswith("good") else "good: {requires: [exact]}\n" + asked
+    bench.write(3, gate=f"name: g\nsuite: suite.yaml\n{gate}\n", freeze=False)
+    with pytest.raises(ConfigError) as caught:
+        read_gate(bench.root / "gate.yaml")
+    assert message in str(caught.value)
+
+
+def test_limits_on_amounts_are_any_number(bench):
+    bench.write(3, gate=GATE + "criteria: [{metric: length, max: 300}, {metric: cost, min: 0}, {metric: exact, min: 1.0, bound: point}]\n")
+    assert read_gate(bench.root / "gate.yaml")
+
+
+@pytest.fixture
+def silent_scorer():
+    """A registered scorer of words that does not say that its score is an amount."""
+    kind = scorers.get("length")
+    scorers.register("silent_length")(ScorerKind(kind.options, kind.build, kind.outputs, kind.files))
+    yield
+    scorers._entries.pop("silent_length")
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [("non_inferiority: [{metric: silent_length}]\n", "is an amount"), ("criteria: [{metric: silent, max: 5}]\n", "between 0 and 1")],
+)
+@pytest.mark.usefixtures("silent_scorer")
+def test_what_only_results_tell_of_a_score_is_checked_before_the_verdict(bench, more, message):
+    suite = (
+        "name: s\nversion: '1'\ncases: cases.jsonl\nscorers: [{exact: {}}, {silent_length: {}}, {silent_length: {name: silent, max: 3}}]\n"
+    )
+    bench.write(30, suite=suite, gate=GATE + more)
+    new = bench.run("new", ["yes"] * 30)
+    with pytest.raises(ConfigError, match=message):
         judge(new, new, bench.gate)
-    assert caught.value.hint == "a rate is a share: write 0.05 for 5 %"
 
 
 def test_between_two_values_both_count(bench):
@@ -268,21 +309,6 @@ def test_between_two_values_both_count(bench):
     assert good_score(next(iter(empty.samples.values())), bench.gate.config).value == 0.0
     bench.write(40, gate=GATE.replace("requires: [exact]", "requires: [{score: length, max: 20}]"))
     assert good_score(next(iter(empty.samples.values())), bench.gate.config).value == 1.0
-
-
-def test_a_score_that_applies_to_other_samples_than_before_is_compared_by_its_mean():
-    """A precision of the refusals that were made: the new version refuses twice as often, half of the time wrongly."""
-    keys = [(f"c{i}", 0) for i in range(100)]
-    right, wrong = Score("precision", 1.0), Score("precision", 0.0)
-    silent = Score("precision", None, "not_applicable", "nothing was refused")
-    before = {key: right if i < 50 else silent for i, key in enumerate(keys)}
-    after = {key: right if i < 50 else wrong for i, key in enumerate(keys)}
-    found = difference_of(after, before, keys, [case for case, _ in keys], (0.0, 0.0), 0.95)
-    assert found.value == pytest.approx(-0.5)
-    assert found.high < -0.38
-    assert found.low > -0.62
-    same = difference_of(before, before, keys, [case for case, _ in keys], (0.0, 0.0), 0.95)
-    assert same.value == 0
 
 
 def test_a_candidate_that_refuses_everything_is_not_as_precise_as_before(bench):
@@ -298,12 +324,12 @@ def test_a_candidate_that_refuses_everything_is_not_as_precise_as_before(bench):
     refusal, answer = json.dumps({"no": "x"}), json.dumps({"answer": "x"})
     old, new = bench.run("old", [refusal] * 50 + [answer] * 50), bench.run("new", [refusal] * 100)
     (check,) = [one for one in judge(new, old, bench.gate).checks if one.kind == "non_inferiority"]
-    assert (check.outcome, check.value, check.num_samples) == ("block", pytest.approx(-0.5), 100)
+    assert (check.outcome, check.value, check.num_samples) == ("block", pytest.approx(-0.5), 50)
     (row,) = [one for one in judge(new, old, bench.gate).comparisons if one.metric == "refusal_precision"]
     assert row.difference.value == pytest.approx(-0.5)
     never = bench.run("never", [answer] * 100)
     (check,) = [one for one in judge(never, old, bench.gate).checks if one.kind == "non_inferiority"]
-    assert (check.outcome, check.reason) == ("inconclusive", "no sample applies to the candidate")
+    assert (check.outcome, check.reason) == ("inconclusive", "no sample of the candidate applies")
 
 
 @pytest.mark.parametrize(
@@ -330,6 +356,62 @@ def test_a_better_line_appended_to_the_results_is_refused(bench, yes_no):
         stream.write(line + "\n")
     with pytest.raises(DataError, match=r"results\.jsonl:5: sample c0#0 occurs twice"):
         EvaluationResult.load(new.folder)
+
+
+def test_a_requirement_with_both_limits_needs_both(bench):
+    gate = "name: g\nsuite: suite.yaml\ngood: {requires: [{score: length, min: 1, max: 2}]}\n"
+    bench.write(3, gate=gate)
+    new = bench.run("new", ["", "yes", "yes yes yes"])
+    assert [good_score(sample, bench.gate.config).value for sample in new.samples.values()] == [0.0, 1.0, 0.0]
+
+
+def test_a_requirement_with_a_max_alone_is_frozen_as_ever_and_told_from_both(bench):
+    def frozen(requirement):
+        bench.write(3, gate=f"name: g\nsuite: suite.yaml\ngood: {{requires: [{{score: length, {requirement}}}]}}\n", freeze=False)
+        return read_gate(bench.root / "gate.yaml")[0].dump()["good"]["requires"][0]
+
+    assert frozen("max: 20") == {"score": "length", "min": 1.0, "max": 20.0}
+    assert frozen("min: 1, max: 20") != frozen("max: 20")
+    assert frozen("min: 3") == {"score": "length", "min": 3.0, "max": None}
+
+
+PRECISION = """
+name: s
+version: '1'
+cases: cases.jsonl
+scorers: [{refusal: {answer_key: a, refusal_key: "no"}}]
+"""
+
+
+@pytest.fixture
+def refusing(bench):
+    """100 questions, every second to be refused; the gate asks for the precision of refusals."""
+    gate = "name: g\nsuite: suite.yaml\ngood: {requires: [refusal]}\nnon_inferiority: [{metric: refusal_precision, margin: 0.1}]\n"
+    bench.write(100, suite=PRECISION, gate=gate, freeze=False)
+    cases = bench.root / "cases.jsonl"
+    rows = [json.loads(line) for line in cases.read_text().splitlines()]
+    expected = [{"no": True}, {"a": "x"}] * 50
+    cases.write_text("".join(json.dumps(row | {"expected": found}) + "\n" for row, found in zip(rows, expected, strict=True)))
+    freeze_gate(bench.root / "gate.yaml")
+    return bench
+
+
+REFUSES, ANSWERS = '{"no": true}', '{"a": "x"}'
+
+
+def test_a_candidate_that_refuses_everything_is_less_precise(refusing):
+    verdict = judge(refusing.run("new", [REFUSES] * 100), refusing.run("old", [REFUSES, ANSWERS] * 50), refusing.gate)
+    check = next(check for check in verdict.checks if check.kind == "non_inferiority")
+    assert (check.outcome, check.value) == ("block", pytest.approx(-0.5))
+    row = next(row for row in verdict.comparisons if row.metric == "refusal_precision")
+    assert row.difference.value == pytest.approx(-0.5)
+
+
+def test_a_candidate_that_never_refuses_has_no_precision(refusing):
+    verdict = judge(refusing.run("new", [ANSWERS] * 100), refusing.run("old", [REFUSES, ANSWERS] * 50), refusing.gate)
+    check = next(check for check in verdict.checks if check.kind == "non_inferiority")
+    assert (check.outcome, check.reason) == ("inconclusive", "no sample of the candidate applies")
+    assert next(row for row in verdict.comparisons if row.metric == "refusal_precision").difference is None
 
 
 def test_junit_maps_block_to_failure_infrastructure_to_error_and_inconclusive_to_skipped(bench, yes_no, tmp_path):

@@ -182,8 +182,6 @@ scorers:
   - length: {unit: words}
 """
 SECTION = """
-non_inferiority: []
-criteria: [{metric: exact, min: 0.0}]
 two_metric:
   targets: [{metric: exact, min_gain: 0.05}]
   guardrails: [{metric: length, direction: stable, margin: 0.5, relative: true}]

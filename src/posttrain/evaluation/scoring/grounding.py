@@ -15,6 +15,7 @@ from posttrain.evaluation.scores import (
     ScorerContext,
     ScorerKind,
     ScorerOptions,
+    no_amounts,
     not_applicable,
     passed,
     scorers,
@@ -176,4 +177,4 @@ def _files(options: GroundingOptions) -> list[str]:
     return [options.judge.rpartition(":")[0]] if options.judge else []
 
 
-scorers.register("grounding")(ScorerKind(GroundingOptions, build_grounding, grounding_outputs, _files))
+scorers.register("grounding")(ScorerKind(GroundingOptions, build_grounding, grounding_outputs, _files, no_amounts))

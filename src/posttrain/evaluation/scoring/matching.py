@@ -17,6 +17,7 @@ from posttrain.evaluation.scores import (
     ScorerContext,
     ScorerKind,
     ScorerOptions,
+    no_amounts,
     no_files,
     not_applicable,
     one_output,
@@ -180,7 +181,7 @@ def _schema_files(options: JsonSchemaOptions) -> list[str]:
     return [options.file] if options.file else []
 
 
-scorers.register("json_schema")(ScorerKind(JsonSchemaOptions, build_json_schema, one_output, _schema_files))
-scorers.register("exact")(ScorerKind(ExactOptions, build_exact, one_output, no_files))
-scorers.register("numeric")(ScorerKind(NumericOptions, build_numeric, one_output, no_files))
-scorers.register("answer")(ScorerKind(NumericOptions, build_answer, one_output, no_files))
+scorers.register("json_schema")(ScorerKind(JsonSchemaOptions, build_json_schema, one_output, _schema_files, no_amounts))
+scorers.register("exact")(ScorerKind(ExactOptions, build_exact, one_output, no_files, no_amounts))
+scorers.register("numeric")(ScorerKind(NumericOptions, build_numeric, one_output, no_files, no_amounts))
+scorers.register("answer")(ScorerKind(NumericOptions, build_answer, one_output, no_files, no_amounts))

@@ -21,6 +21,7 @@ from posttrain.evaluation.scores import (
     ScoringModels,
     no_files,
     not_applicable,
+    one_amount,
     one_output,
     scorers,
     unscored,
@@ -159,17 +160,13 @@ def _answered(contract: Any, case: Case, token_ids: Sequence[int]) -> TokenSeque
     return TokenSequence(ids, np.arange(len(ids)) >= len(prompt))
 
 
-def _itself(options: ScorerOptions, name: str) -> list[str]:
-    return [name]
-
-
-def _likelihood_amounts(options: ScorerOptions, name: str) -> list[str]:
+def _likelihood_amounts(options: LikelihoodOptions, name: str) -> list[str]:
     return _likelihood_outputs(name)[1:]
 
 
 for _name, _options, _build, _outputs, _amounts in (
-    ("reward", RewardOptions, build_reward, one_output, _itself),
+    ("reward", RewardOptions, build_reward, one_output, one_amount),
     ("likelihood", LikelihoodOptions, build_likelihood, _likelihood_outputs, _likelihood_amounts),
-    ("drift", DriftOptions, build_drift, one_output, _itself),
+    ("drift", DriftOptions, build_drift, one_output, one_amount),
 ):
-    scorers.register(_name)(ScorerKind(_options, _build, _outputs, no_files, needs_models=True, amounts=_amounts))
+    scorers.register(_name)(ScorerKind(_options, _build, _outputs, no_files, _amounts, needs_models=True))

@@ -72,4 +72,8 @@ def _file(options: PythonOptions) -> list[str]:
     return [options.function.rpartition(":")[0]]
 
 
-scorers.register("python")(ScorerKind(PythonOptions, build_python, one_output, _file))
+def _amounts(options: PythonOptions, name: str) -> list[str]:
+    return [name] if options.kind == "amount" else []
+
+
+scorers.register("python")(ScorerKind(PythonOptions, build_python, one_output, _file, _amounts))

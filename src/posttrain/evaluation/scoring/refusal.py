@@ -13,7 +13,18 @@ from typing import Any, Literal
 
 from posttrain.errors import ConfigError
 from posttrain.evaluation.cases import Case
-from posttrain.evaluation.scores import Score, Scorer, ScorerContext, ScorerKind, ScorerOptions, no_files, not_applicable, passed, scorers
+from posttrain.evaluation.scores import (
+    Score,
+    Scorer,
+    ScorerContext,
+    ScorerKind,
+    ScorerOptions,
+    no_amounts,
+    no_files,
+    not_applicable,
+    passed,
+    scorers,
+)
 from posttrain.evaluation.scoring.values import MISSING, field_at, parse_json
 from posttrain.records import Generation
 
@@ -104,4 +115,4 @@ def refusal_outputs(name: str) -> list[str]:
     return [name, f"{name}_recall", f"{name}_precision", f"{name}_answered"]
 
 
-scorers.register("refusal")(ScorerKind(RefusalOptions, build_refusal, refusal_outputs, no_files))
+scorers.register("refusal")(ScorerKind(RefusalOptions, build_refusal, refusal_outputs, no_files, no_amounts))

@@ -14,6 +14,7 @@ from posttrain.evaluation.scores import (
     ScorerContext,
     ScorerKind,
     ScorerOptions,
+    no_amounts,
     no_files,
     not_applicable,
     passed,
@@ -112,7 +113,9 @@ def build_tool_results(options: ScorerOptions, name: str, context: ScorerContext
     return score
 
 
-scorers.register("tool_calls")(
-    ScorerKind(ScorerOptions, build_tool_calls, tool_call_outputs, no_files, amounts=lambda options, name: [f"{name}_count"])
-)
-scorers.register("tool_results")(ScorerKind(ScorerOptions, build_tool_results, tool_result_outputs, no_files))
+def _call_amounts(options: ScorerOptions, name: str) -> list[str]:
+    return [f"{name}_count"]
+
+
+scorers.register("tool_calls")(ScorerKind(ScorerOptions, build_tool_calls, tool_call_outputs, no_files, _call_amounts))
+scorers.register("tool_results")(ScorerKind(ScorerOptions, build_tool_results, tool_result_outputs, no_files, no_amounts))

@@ -14,6 +14,7 @@ from posttrain.evaluation.scores import (
     ScorerContext,
     ScorerKind,
     ScorerOptions,
+    no_amounts,
     no_files,
     not_applicable,
     one_output,
@@ -158,11 +159,13 @@ def build_evidence(options: EvidenceOptions, name: str, context: ScorerContext) 
     return score
 
 
-scorers.register("contains")(ScorerKind(ContainsOptions, build_contains, one_output, no_files))
-scorers.register("not_contains")(ScorerKind(ContainsOptions, build_not_contains, one_output, no_files))
-scorers.register("regex")(ScorerKind(RegexOptions, build_regex, one_output, no_files))
-scorers.register("length")(
-    ScorerKind(LengthOptions, build_length, one_output, no_files, amounts=lambda options, name: [name] if options.max is None else [])
-)
-scorers.register("declines")(ScorerKind(ScorerOptions, build_declines, one_output, no_files))
-scorers.register("evidence")(ScorerKind(EvidenceOptions, build_evidence, one_output, no_files))
+def _length_amounts(options: LengthOptions, name: str) -> list[str]:
+    return [name] if options.max is None else []
+
+
+scorers.register("contains")(ScorerKind(ContainsOptions, build_contains, one_output, no_files, no_amounts))
+scorers.register("not_contains")(ScorerKind(ContainsOptions, build_not_contains, one_output, no_files, no_amounts))
+scorers.register("regex")(ScorerKind(RegexOptions, build_regex, one_output, no_files, no_amounts))
+scorers.register("length")(ScorerKind(LengthOptions, build_length, one_output, no_files, _length_amounts))
+scorers.register("declines")(ScorerKind(ScorerOptions, build_declines, one_output, no_files, no_amounts))
+scorers.register("evidence")(ScorerKind(EvidenceOptions, build_evidence, one_output, no_files, no_amounts))

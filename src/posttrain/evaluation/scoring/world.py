@@ -10,6 +10,7 @@ from posttrain.evaluation.scores import (
     ScorerContext,
     ScorerKind,
     ScorerOptions,
+    no_amounts,
     no_files,
     not_applicable,
     passed,
@@ -77,4 +78,4 @@ def _answer(name: str, case: Case, generation: Generation) -> Score:
     return passed(name, not missing, f"the answer lacks {', '.join(missing)}")
 
 
-scorers.register("world")(ScorerKind(ScorerOptions, build_world, world_outputs, no_files))
+scorers.register("world")(ScorerKind(ScorerOptions, build_world, world_outputs, no_files, no_amounts))
