@@ -414,6 +414,8 @@ def test_without_a_token_that_ends_a_turn_nothing_starts(world, live):
 def test_bad_reward_models_are_refused(world, tmp_path):
     same = {"held_out_reward_model": str(world / "reward")}
     refused(world, tmp_path, ConfigError, "are the same model", **same)
+    shutil.copytree(world / "reward", tmp_path / "copy" / "held-out")
+    refused(world, tmp_path, ConfigError, "are the same model", held_out_reward_model=str(tmp_path / "copy" / "held-out"))
     write_tiny_model(tmp_path / "other", ["quite another vocabulary"], seed=9, vocab_size=280, hidden=32)
     other = ScalarModel.load(ModelSettings(path=str(tmp_path / "other"), dtype="float32"), seed=0)
     other.save(tmp_path / "foreign", ChatContract.load(tmp_path / "other"))

@@ -10,7 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
-from posttrain.errors import InfrastructureError
+from posttrain.errors import ConfigError, InfrastructureError
+
+MADE_BY = "made_by.json"
+"""The file that says which command wrote a folder, so that the same command may replace it."""
 
 
 @contextmanager
@@ -76,11 +79,40 @@ def atomic_directory(path: str | Path) -> Iterator[Path]:
 
 
 @contextmanager
+def command_directory(path: str | Path, command: str) -> Iterator[Path]:
+    """:func:`atomic_directory` for a folder that a user names: an existing one is replaced only when ``command`` wrote it before.
+
+    Raises ConfigError for any other that is not empty. ``made_by.json`` in the folder says who wrote it.
+    """
+    target, record = Path(path), {"command": command}
+    if not _is_empty(target) and not _says(target / MADE_BY, record):
+        raise ConfigError(
+            f"{target} exists and was not written by `{command}`, which would replace all of it",
+            hint="choose a new folder, or remove that one first",
+        )
+    with atomic_directory(target) as folder:
+        yield folder
+        write_json(folder / MADE_BY, record)
+
+
+def _is_empty(place: Path) -> bool:
+    """Whether nothing would be lost at ``place``: there is nothing, or an empty folder."""
+    return not any(place.iterdir()) if place.is_dir() else not (place.exists() or place.is_symlink())
+
+
+def _says(file: Path, record: Any) -> bool:
+    try:
+        return bool(json.loads(file.read_text(encoding="utf-8")) == record)
+    except (OSError, ValueError):
+        return False
+
+
+@contextmanager
 def _disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise InfrastructureError(
                 f"no space left while writing {path}", hint="free some space and run the same command again: it goes on where it was"
             ) from error

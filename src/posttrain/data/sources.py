@@ -60,14 +60,19 @@ class Source:
 
 
 def open_source(path: str | Path, *, split: str | None = None) -> Source:
-    """Recognise ``path`` (a file, or a `datasets` folder with its ``split``). Raises DataError with what it is instead."""
+    """Recognise ``path`` (a file, or a folder of `datasets` or of Parquet shards, with its ``split``). Raises DataError with what it is
+    instead."""
     from posttrain.data import tables, texts
 
     file = Path(path)
     check_exists(file)
     if file.is_dir():
+        if shards := tables.hub_shards(file, split):
+            return Source(file, "parquet", "row", lambda: tables.shard_rows(shards))
         folder = tables.datasets_folder(file, split)
         return Source(folder, "datasets", "row", lambda: tables.arrow_folder_rows(folder))
+    if not file.is_file():
+        raise DataError(f"{file}: is a pipe or a device, which can be read only once", hint="write it to a file first")
     if split is not None:
         raise DataError(f"{file}: a file has no split '{split}'", hint="leave the split out; only `datasets` folders have splits")
     head = read_head(file)

@@ -2,9 +2,10 @@
 
 import gzip
 import json
+import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,39 @@ def _batches(file: Any) -> Iterator[Any]:
     else:
         file.seek(0)
         yield from pa.ipc.open_stream(file)
+
+
+def hub_shards(folder: Path, split: str | None) -> list[Path]:
+    """The Parquet files of one split of a folder as the hub has it (``data/train-00000-of-00002.parquet``, ``train/0.parquet``), in order;
+    none where it is no such folder. Raises DataError where the split is not said, not there, or lacks a shard."""
+    splits: dict[str, list[Path]] = {}
+    for file in sorted(folder.rglob("*.parquet")):
+        inside = file.relative_to(folder)
+        named = re.fullmatch(r"(.+?)(?:-\d{5}-of-\d{5}(?:-\w+)?)?", inside.stem)
+        is_numbered = inside.stem.isdigit() and len(inside.parts) > 1
+        name = inside.parts[-2] if is_numbered else named[1] if named else inside.stem
+        splits.setdefault(name, []).append(file)
+    if not splits or (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file():
+        return []
+    if split is None and len(splits) > 1:
+        raise DataError(f"{folder}: has several splits: {', '.join(splits)}", hint="name one of its files, or keep one split in the folder")
+    if split is not None and split not in splits:
+        raise DataError(f"{folder}: has no split '{split}'", hint=suggest(split, splits))
+    shards = splits[split] if split is not None else next(iter(splits.values()))
+    for file in shards:
+        if (counted := re.search(r"-\d{5}-of-(\d{5})", file.stem)) and int(counted[1]) != len(shards):
+            broken(folder, f"holds {len(shards)} of the {int(counted[1])} shards that {file.name} speaks of", "copy the whole folder again")
+    return shards
+
+
+def shard_rows(shards: Sequence[Path]) -> Rows:
+    """Rows of several Parquet files as of one, counted through."""
+    before = 0
+    for shard in shards:
+        position = 0
+        for position, row in parquet_rows(shard):
+            yield before + position, row
+        before += position
 
 
 def datasets_folder(folder: Path, split: str | None) -> Path:

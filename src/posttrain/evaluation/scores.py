@@ -141,7 +141,8 @@ class ScorerOptions(Config):
 class ScorerKind:
     """A registered scorer: its options class, its factory, the score names it yields and the files it depends on.
 
-    With ``needs_models`` the factory builds a :data:`ModelScorer`, which sees all answers at once, after generation.
+    With ``needs_models`` the factory builds a :data:`ModelScorer`, which sees all answers at once, after generation. ``amounts``: those of
+    its scores that are amounts (nats, words), not passes or fractions, as far as that is known before a sample is scored.
     """
 
     options: type[ScorerOptions]
@@ -149,6 +150,7 @@ class ScorerKind:
     outputs: Callable[[str], list[str]]
     files: Callable[[Any], list[str]]
     needs_models: bool = False
+    amounts: Callable[[Any, str], list[str]] = lambda options, name: []
 
 
 scorers: Registry[ScorerKind] = Registry("scorer")

@@ -81,6 +81,7 @@ class BuiltScorer:
     score: Scorer | ModelScorer
     needs_models: bool = False
     reward_role: str = ""
+    amounts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +120,11 @@ class Suite:
     def reward_roles(self) -> tuple[str, ...]:
         """The reward models it scores with, by role."""
         return tuple(dict.fromkeys(scorer.reward_role for scorer in self.scorers if scorer.reward_role))
+
+    @property
+    def amount_names(self) -> frozenset[str]:
+        """Scores that are known to be amounts before a sample is scored."""
+        return frozenset(name for scorer in self.scorers for name in scorer.amounts)
 
     @property
     def score_names(self) -> tuple[str, ...]:
@@ -185,6 +191,7 @@ def _build_scorers(config: SuiteConfig, file: Path) -> tuple[tuple[BuiltScorer, 
                 kind.build(options, name, context),
                 kind.needs_models,
                 getattr(options, "model", ""),
+                tuple(kind.amounts(options, name)),
             )
         )
     return tuple(built), files

@@ -24,7 +24,7 @@ from posttrain.metrics.intervals import (
     wilson,
 )
 from posttrain.metrics.numbers import FoundNumber, find_codes, find_numbers, number_in
-from posttrain.metrics.paired import newcombe_difference, non_inferiority, paired_difference
+from posttrain.metrics.paired import newcombe_difference, non_inferiority, paired_difference, ratio_difference
 from posttrain.metrics.ratios import PrecisionRecall, pass_at_k, precision_recall
 from posttrain.metrics.tool_calls import CallMatch, match_calls, results_used, signature_problem
 
@@ -68,6 +68,7 @@ __all__ = [
     "precision_recall",
     "proportion_interval",
     "rank_correlation",
+    "ratio_difference",
     "reliability_bins",
     "results_used",
     "signature_problem",

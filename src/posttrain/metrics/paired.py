@@ -61,6 +61,27 @@ def paired_difference(
     return Interval(float(differences.mean()), max(-1.0, centre - z * error), min(1.0, centre + z * error), n, confidence, method)
 
 
+Applied = tuple[ArrayLike, ArrayLike]
+"""Values [sample] and whether the score applies to each."""
+
+
+def ratio_difference(candidate: Applied, baseline: Applied, *, groups: Sequence[Hashable], confidence: float = 0.95) -> Interval:
+    """Difference of two means that are over different samples of one suite, candidate minus baseline, with its interval.
+
+    Each mean is a ratio R = sum(y a) / sum(a), a saying where the score applies. The interval is that of the mean of the linearised values
+    (y1 - R1) a1 / mean(a1) - (y2 - R2) a2 / mean(a2) + R1 - R2 over groups (Taylor linearisation, Woodruff 1971, JASA 66:411).
+    Raises ConfigError where one of them applies to nothing.
+    """
+    ratio, linear = [], []
+    for values, applies in (candidate, baseline):
+        value, where = np.asarray(values, dtype=np.float64), np.asarray(applies, dtype=np.float64)
+        if not where.sum():
+            raise ConfigError("a mean over no sample has no difference to another")
+        ratio.append(float((value * where).sum() / where.sum()))
+        linear.append((value - ratio[-1]) * where / where.mean())
+    return mean_interval(linear[0] - linear[1] + ratio[0] - ratio[1], groups=groups, confidence=confidence)
+
+
 Verdict = Literal["non_inferior", "inferior", "inconclusive"]
 
 

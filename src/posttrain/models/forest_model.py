@@ -13,9 +13,11 @@ from posttrain.errors import ModelError
 from posttrain.models import attention
 from posttrain.models.families import choose_layout
 from posttrain.models.forest import Forest
-from posttrain.models.loading import choose_dtype, no_progress_bars
+from posttrain.models.loading import choose_dtype
+from posttrain.models.lora import decoder_layers
 from posttrain.models.native import find_compiler, kernel_in_use
 from posttrain.models.settings import ModelSettings
+from posttrain.models.weights import quiet_transformers
 
 COMPILE_PAYS_FROM_FLOPS = 2e13
 """Work of a whole run (6 x parameters x tokens) below which compiling costs more than it saves."""
@@ -94,7 +96,7 @@ class ForestModel(ABC):
 
     def save(self, directory: str | Path, contract: SavesContract) -> None:
         """Full model: a Hugging Face folder in float32. Adapter: standard PEFT files. Both with tokenizer and contract; atomic."""
-        with atomic_directory(directory) as folder, no_progress_bars():
+        with atomic_directory(directory) as folder, quiet_transformers():
             self.model.save_pretrained(folder, state_dict=self._master_state())
             (folder / "README.md").unlink(missing_ok=True)
             write_float32(folder)
@@ -108,7 +110,7 @@ class ForestModel(ABC):
         import torch._functorch.config as functorch
 
         functorch.activation_memory_budget = ACTIVATION_BUDGET  # read when a layer is first called; of the whole process
-        for layer in self._base.base_model.layers:
+        for layer in decoder_layers(self._base):
             layer.compile(dynamic=True, backend=backend)
         self._is_compiled = True
 

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from posttrain.chat import CONTRACT_FILE, ChatContract
-from posttrain.config.files import atomic_directory, write_json
+from posttrain.config.files import command_directory, write_json
 from posttrain.models.loading import TOKENIZER_FILES, find_model
 from posttrain.models.sources import PROVENANCE_FILE
 
@@ -16,11 +16,12 @@ _WRITTEN_ANEW = {*TOKENIZER_FILES, CONTRACT_FILE, PROVENANCE_FILE}
 def with_chat_template(model: str | Path, template: str, out: str | Path) -> Path:
     """Write ``out``: the weights and configuration of ``model`` (linked where the file system can) under the Jinja text ``template``.
 
-    Raises ContractError when the template does not fit the tokenizer: nothing is written then.
+    Raises ContractError when the template does not fit the tokenizer, ConfigError when ``out`` holds anything this function did
+    not write: nothing is written then.
     """
     source, target = find_model(model), Path(out)
     contract = ChatContract.load(source, template=template)
-    with atomic_directory(target) as folder:
+    with command_directory(target, "with_chat_template") as folder:
         for file in source.iterdir():
             if file.is_file() and file.name not in _WRITTEN_ANEW:
                 _link(file, folder / file.name)

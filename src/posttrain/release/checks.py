@@ -1,15 +1,26 @@
 """The single questions a gate asks of results: unscored share, independent evidence, thresholds, non-inferiority."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from posttrain.errors import ConfigError
 from posttrain.evaluation import EvaluationResult, Score, latency_of, rate_of
-from posttrain.metrics import Interval, non_inferiority, paired_difference, percentile_interval
-from posttrain.release.gate import AMOUNTS, GOOD, LATENCY, Criterion, Gate, GateConfig, NonInferiority, Slices
+from posttrain.metrics import Interval, non_inferiority, paired_difference, percentile_interval, ratio_difference
+from posttrain.release.gate import (
+    AMOUNT_HAS_NO_MARGIN,
+    AMOUNTS,
+    GOOD,
+    LATENCY,
+    Criterion,
+    Gate,
+    GateConfig,
+    NonInferiority,
+    Slices,
+    check_limit,
+)
 from posttrain.release.samples import Key, scores_of
 from posttrain.release.substance import judged_scores
 from posttrain.release.verdict import Check, Outcome
@@ -42,7 +53,9 @@ def evidence_check(gate: Gate) -> Check:
     """What was used in training is never the gate's only evidence: some judged score must be independent of it."""
     used = {*gate.config.used_in_training, *(output for s in gate.suite.scorers if s.used_in_training for output in s.outputs)}
     independent = [score for score in judged_scores(gate.config) if score not in used]
-    reason = f"independent: {', '.join(independent)}" if independent else f"all of them were: {', '.join(judged_scores(gate.config))}"
+    judged = ", ".join(judged_scores(gate.config))
+    why_not = f"all of them were: {judged}" if judged else "nothing is asked of what the answers say: no score of the suite is judged"
+    reason = f"independent: {', '.join(independent)}" if independent else why_not
     required = "a judged score that was not used in training"
     return Check("evidence", "independent evidence", "", "pass" if independent else "block", required, reason)
 
@@ -78,6 +91,8 @@ def threshold_checks(criterion: Criterion, candidate: EvaluationResult, gate: Ga
             figure = _amount(criterion, candidate, scores, gate.config.confidence)
         else:
             rate = rate_of(list(scores.values()), groups_of(candidate, scores), confidence=gate.config.confidence)
+            if rate.kind != "amount":
+                check_limit(criterion, f"{gate.path}: criteria")
             figure = _Figure(rate.value, rate.bound_low, rate.bound_high, rate.value_low, rate.value_high, rate.num_applicable)
         checks.append(_threshold(criterion, name, figure, gate.config.min_samples))
     return checks
@@ -151,20 +166,16 @@ def non_inferiority_checks(test: NonInferiority, candidate: EvaluationResult, ba
 def _non_inferior(test: NonInferiority, name: str, candidate: EvaluationResult, baseline: EvaluationResult, config: GateConfig) -> Check:
     required = f"at most {test.margin:.3g} worse than the version in service, lower bound"
     after, before = (scores_of(result, test.metric, name, config) for result in (candidate, baseline))
-    keys = [key for key in after if after[key].status != "not_applicable" and before[key].status != "not_applicable"]
-    if not keys:
-        reason = "no sample applies to both versions"
+    applies = [{key for key, score in scores.items() if score.status != "not_applicable"} for scores in (after, before)]
+    if not applies[0] or not applies[1]:
+        reason = f"no sample applies to the {'version in service' if applies[0] else 'candidate'}"
         return Check("non_inferiority", test.metric, name, "inconclusive", required, reason, test.role)
+    keys = [key for key in after if key in applies[0] | applies[1]]
     if any(scores[key].kind == "amount" for scores in (after, before) for key in keys):
-        raise ConfigError(
-            f"non_inferiority: '{test.metric}' is an amount, and a margin is a share", hint="write a criterion with max instead"
-        )
-    groups = groups_of(candidate, keys)
+        raise ConfigError(f"non_inferiority: {AMOUNT_HAS_NO_MARGIN.format(test.metric)}", hint="write a criterion with max instead")
 
     def difference(unscored_after: float, unscored_before: float) -> Interval:
-        first = [_filled(after[key], unscored_after) for key in keys]
-        second = [_filled(before[key], unscored_before) for key in keys]
-        return paired_difference(first, second, groups=groups, confidence=config.confidence)
+        return difference_of(after, before, keys, groups_of(candidate, keys), (unscored_after, unscored_before), config.confidence)
 
     worst, best = difference(0.0, 1.0), difference(1.0, 0.0)
     reason = f"difference {worst.value:+.3f}, interval {worst.low:+.3f} to {best.high:+.3f}"
@@ -192,5 +203,27 @@ def _non_inferior(test: NonInferiority, name: str, candidate: EvaluationResult, 
     )
 
 
-def _filled(score: Score, unscored: float) -> float:
-    return unscored if score.value is None else score.value
+def difference_of(
+    after: Mapping[Key, Score],
+    before: Mapping[Key, Score],
+    keys: Sequence[Key],
+    groups: Sequence[str],
+    unscored: tuple[float, float],
+    confidence: float,
+) -> Interval:
+    """Candidate minus baseline over ``keys``, an unscored sample counting as ``unscored``.
+
+    A score may apply to a sample in one version only (the precision of refusals, say): then the two means are over different samples, and
+    their difference is that of two ratios.
+    """
+    sides = [
+        (
+            [fill if scores[key].value is None else float(scores[key].value or 0.0) for key in keys],
+            [scores[key].status != "not_applicable" for key in keys],
+        )
+        for scores, fill in zip((after, before), unscored, strict=True)
+    ]
+    (first, first_applies), (second, second_applies) = sides
+    if all(first_applies) and all(second_applies):
+        return paired_difference(first, second, groups=groups, confidence=confidence)
+    return ratio_difference((first, first_applies), (second, second_applies), groups=groups, confidence=confidence)

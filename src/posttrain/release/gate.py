@@ -19,6 +19,7 @@ from posttrain.evaluation import (
     read_suite,
 )
 
+AMOUNT_HAS_NO_MARGIN = "'{}' is an amount, and a margin is a share"
 GOOD = "good"
 LATENCY, COST = "latency_seconds", "cost"
 AMOUNTS = (LATENCY, COST, "prompt_tokens", "completion_tokens")
@@ -33,9 +34,14 @@ class Requirement(Config):
     score: str
     """Name of a score."""
     min: float = 1.0
-    """Passes from this value on; 1 for scores that are pass or fail."""
+    """Passes from this value on; 1 for scores that are pass or fail. Beside ``max``: no lower end unless it is written."""
     max: float | None = None
     """Passes up to this value, for amounts."""
+
+    @property
+    def low(self) -> float | None:
+        """The value from which on it passes; None where only an upper end is given."""
+        return self.min if self.max is None or "min" in self.model_fields_set else None
 
 
 class GoodSample(Config):
@@ -196,6 +202,12 @@ class GateConfig(Config):
     two_metric: TwoMetricConfig | None = None
     """Targets and guardrails read together: tells a real improvement from reward gaming, pointless drift and regression."""
 
+    @model_validator(mode="after")
+    def _asks_something(self) -> "GateConfig":
+        if not (self.criteria or self.non_inferiority or self.two_metric):
+            raise ValueError("the gate asks nothing: give criteria, non_inferiority or two_metric, or anything would ship")
+        return self
+
     def dump(self) -> dict[str, Any]:
         """The resolved form; a section that is not there is left out, so a gate frozen without one keeps its hash."""
         settings = super().dump()
@@ -223,10 +235,25 @@ def read_gate(path: str | Path) -> tuple[GateConfig, Suite]:
         known = list(suite.score_names) if where.startswith(("good", "used")) else known
         if metric not in known:
             raise ConfigError(f"{file}: {where}: no score '{metric}' in {suite.path}", hint=suggest(metric, known))
+        if where.startswith("non_inferiority") and metric in suite.amount_names:
+            raise ConfigError(f"{file}: {where}: {AMOUNT_HAS_NO_MARGIN.format(metric)}", hint="write a criterion with max instead")
         for name in slices if slices != "all" else ():
             if name not in suite.slices:
                 raise ConfigError(f"{file}: {where}: no case of {suite.path} is in slice '{name}'", hint=suggest(name, suite.slices))
+    for number, criterion in enumerate(config.criteria):
+        if criterion.metric == GOOD:
+            check_limit(criterion, f"{file}: criteria.{number}")
     return config, suite
+
+
+def check_limit(criterion: Criterion, where: str) -> None:
+    """Raise ConfigError for a limit on a rate that lies outside 0 to 1: everything would pass, or nothing."""
+    limit = criterion.max if criterion.min is None else criterion.min
+    assert limit is not None  # the config holds exactly one of the two
+    word = "max" if criterion.min is None else "min"
+    if not 0 <= limit <= 1:
+        hint = f"a rate is a share: write {limit / 100:g} for {limit:g} %" if 1 < limit <= 100 else "a rate lies between 0 and 1"
+        raise ConfigError(f"{where}: {word} {limit:g} is no limit of the rate '{criterion.metric}'", hint=hint)
 
 
 def freeze_gate(path: str | Path) -> dict[str, Any]:

@@ -7,8 +7,7 @@ from pathlib import Path
 
 from posttrain.errors import ConfigError
 from posttrain.evaluation import EvaluationResult, changed_versions, rate_of
-from posttrain.metrics import paired_difference
-from posttrain.release.checks import evidence_check, groups_of, non_inferiority_checks, threshold_checks, unscored_checks
+from posttrain.release.checks import difference_of, evidence_check, groups_of, non_inferiority_checks, threshold_checks, unscored_checks
 from posttrain.release.gate import GOOD, Gate, GateConfig
 from posttrain.release.reward_evidence import discount, not_evidence
 from posttrain.release.samples import Key, good_score, scores_of
@@ -110,12 +109,12 @@ def _comparisons(candidate: EvaluationResult, baseline: EvaluationResult, gate: 
             rates = [rate_of(list(s.values()), groups_of(candidate, s), confidence=config.confidence) for s in (before, after)]
             if not any(rate.num_applicable for rate in rates):
                 continue
-            pairs = [(key, score.value, before[key].value) for key, score in after.items()]
-            known = [(key, new, old) for key, new, old in pairs if new is not None and old is not None]
+            keys = [key for key in after if {after[key].status, before[key].status} <= {"scored", "not_applicable"}]
+            if rates[0].kind == "amount":  # an amount is read where both versions have one
+                keys = [key for key in keys if after[key].value is not None and before[key].value is not None]
             difference = None
-            if known:
-                groups = groups_of(candidate, (key for key, _, _ in known))
-                new_values, old_values = [new for _, new, _ in known], [old for _, _, old in known]
-                found = paired_difference(new_values, old_values, groups=groups, confidence=config.confidence)
+            if all(any(scores[key].value is not None for key in keys) for scores in (after, before)):
+                keys = [key for key in keys if after[key].value is not None or before[key].value is not None]
+                found = difference_of(after, before, keys, groups_of(candidate, keys), (0.0, 0.0), config.confidence)
                 difference = found if math.isfinite(found.low) and math.isfinite(found.high) else None
             yield Comparison(metric, name, rates[0], rates[1], difference)

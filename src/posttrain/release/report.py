@@ -119,17 +119,17 @@ def _facts(verdict: Verdict, candidate: EvaluationResult, baseline: EvaluationRe
         ("Version in service", verdict.baseline),
         ("Suite", f"{verdict.suite} · {summary['num_cases']} cases · frozen {gate.suite_frozen_at[:16].replace('T', ' ')}"),
         ("Gate", f"{verdict.gate} · frozen {gate.frozen_at[:16].replace('T', ' ')}"),
-        ("Good means", " and ".join(_requirement(part.score, part.min, part.max) for part in gate.config.good.requires)),
+        ("Good means", " and ".join(_requirement(part.score, part.low, part.max) for part in gate.config.good.requires)),
         ("Suite hash", verdict.suite_hash[:24]),
         ("Candidate hash", str(candidate.run["generator_hash"])[:24]),
         ("Baseline hash", str(baseline.run["generator_hash"])[:24]),
     ]
 
 
-def _requirement(name: str, low: float, high: float | None) -> str:
-    if high is not None:
-        return f"{name} ≤ {high:g}"
-    return name if low == 1 else f"{name} ≥ {low:g}"
+def _requirement(name: str, low: float | None, high: float | None) -> str:
+    if high is None:
+        return name if low == 1 else f"{name} ≥ {low:g}"
+    return f"{name} ≤ {high:g}" if low is None else f"{low:g} ≤ {name} ≤ {high:g}"
 
 
 def _number(value: float | None, kind: str = "pass") -> str:

@@ -47,9 +47,8 @@ def good_score(sample: SampleResult, config: GateConfig) -> Score:
 def _meets(score: Score, requirement: Requirement) -> bool | None:
     if score.value is None:
         return None
-    if requirement.max is not None:
-        return score.value <= requirement.max
-    return score.value >= requirement.min
+    low, high = requirement.low, requirement.max
+    return (low is None or score.value >= low) and (high is None or score.value <= high)
 
 
 def cost_of(sample: SampleResult, config: GateConfig) -> float:

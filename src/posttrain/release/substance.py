@@ -17,8 +17,13 @@ REQUIRED = "a score of what the answer says or does, besides its form"
 
 
 def judged_scores(config: GateConfig) -> list[str]:
-    """Scores of the suite that the verdict rests on, in order of mention; readings of two metrics are not among them."""
-    named = [part.score for part in config.good.requires] + [c.metric for c in config.criteria] + [t.metric for t in config.non_inferiority]
+    """Scores of the suite that the verdict rests on, in order of mention; readings of two metrics are not among them.
+
+    What makes a sample good counts only where something is asked of ``good``.
+    """
+    asked = [*(c.metric for c in config.criteria), *(t.metric for t in config.non_inferiority)]
+    read = [entry.metric for entry in config.two_metric.entries] if config.two_metric else []
+    named = [*([part.score for part in config.good.requires] if GOOD in (*asked, *read) else []), *asked]
     return [name for name in dict.fromkeys(named) if name not in (GOOD, *AMOUNTS)]
 
 

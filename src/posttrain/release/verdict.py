@@ -133,13 +133,14 @@ _DECIDING: Mapping[Status, Outcome] = {
 
 
 def overall(checks: tuple[Check, ...]) -> Status:
-    """Infrastructure before block before inconclusive; ship only when every check passes, and never without a check."""
+    """Infrastructure before block before inconclusive; ship only when every check passes, and never without one that asks for quality."""
+    asked = any(check.kind in ("threshold", "non_inferiority", "two_metric") for check in checks)
     outcomes = {check.outcome for check in checks}
     if "infrastructure" in outcomes:
         return "infrastructure"
     if "block" in outcomes:
         return "block"
-    return "inconclusive" if "inconclusive" in outcomes or not checks else "ship"
+    return "inconclusive" if "inconclusive" in outcomes or not asked else "ship"
 
 
 def verdict_lines(verdict: Verdict) -> list[str]:

@@ -174,7 +174,7 @@ def _load(path: str, kind: type[Any], encode: Encode, contract: ChatContract, ru
     for record in cast(Iterator[Any], reader):
         index = reader.position
         if isinstance(record, PreferencePair) and record.probability < 0.5:
-            record = _turned(record)
+            record = likelier_first(record)
             turned += 1
         if rules.imitates and record.metadata.get("imitation") is False:
             not_to_imitate += 1
@@ -220,8 +220,10 @@ def _load(path: str, kind: type[Any], encode: Encode, contract: ChatContract, ru
     return data
 
 
-def _turned(pair: PreferencePair) -> PreferencePair:
+def likelier_first(pair: PreferencePair) -> PreferencePair:
     """The same label with the likelier side as chosen: what is watched (margin, accuracy, likelihoods) then means what it says."""
+    if pair.probability >= 0.5:
+        return pair
     margin = None if pair.margin is None else -pair.margin
     return replace(pair, chosen=pair.rejected, rejected=pair.chosen, probability=1 - pair.probability, margin=margin)
 

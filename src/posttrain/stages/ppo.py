@@ -108,7 +108,7 @@ def _load_judges(config: PpoConfig) -> Judges:
     if config.held_out_reward_model is None:
         return Judges(reward)
     held_out = RewardModel.load(config.held_out_reward_model, dtype=config.dtype)
-    if held_out.identity == reward.identity:
+    if all(held_out.identity[part] == reward.identity[part] for part in ("weights", "contract")):  # a copy under another name too
         raise ConfigError(
             f"reward_model and held_out_reward_model are the same model ({config.reward_model})",
             hint="a held-out reward model must be another one, best trained on other data",

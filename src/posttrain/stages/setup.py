@@ -75,7 +75,17 @@ def begin(stage: str, config: Any, model_path: str | Path, run_dir: str | Path, 
         check_consent(card)
     contract = ChatContract.load(folder)
     check_contracts(contract, [folder, *([Path(config.adapter)] if config.adapter else []), out])
-    return PolicyRun(stage, config, folder, out, contract, cards)
+    run = PolicyRun(stage, config, folder, out, contract, cards)
+    check_target(run.target)
+    return run
+
+
+def check_target(target: Path) -> None:
+    """Raise ConfigError where a stage would replace a folder that no run in the same place has written."""
+    if target.exists() and not any((target.parent / name).exists() for name in ("checkpoints", "result.json")):
+        raise ConfigError(
+            f"{target} is there, but no run in {target.parent} has written it: it would be replaced", hint="choose another output folder"
+        )
 
 
 def check_contracts(contract: ChatContract, folders: Sequence[Path]) -> None:

@@ -2,6 +2,7 @@ import csv
 import gzip
 import io
 import json
+import os
 from pathlib import Path
 
 import pyarrow as pa
@@ -89,6 +90,31 @@ def test_datasets_folders_and_splits(tmp_path):
         read_records(tmp_path / "two")
     with pytest.raises(DataError, match=r"no split 'tests'.*\n.*did you mean 'test'"):
         read_records(tmp_path / "two", split="tests")
+
+
+def test_folders_of_parquet_shards_as_the_hub_has_them(tmp_path):
+    rows = [{"prompt": f"p{n}", "completion": f"c{n}"} for n in range(7)]
+    data = tmp_path / "set" / "data"
+    data.mkdir(parents=True)
+    for number, part in enumerate((rows[:3], rows[3:])):
+        (data / f"train-{number:05}-of-00002.parquet").write_bytes(parquet(part))
+    (data / "test-00000-of-00001.parquet").write_bytes(parquet(rows[:2]))
+    with pytest.raises(DataError, match="has several splits: test, train"):
+        read_records(tmp_path / "set")
+    reader = read_records(tmp_path / "set", split="train")
+    found = [(reader.position, record.messages[0].content) for record in reader]
+    assert found == [(n + 1, f"p{n}") for n in range(7)]
+    (data / "train-00001-of-00002.parquet").unlink()
+    with pytest.raises(DataError, match="holds 1 of the 2 shards"):
+        read_records(tmp_path / "set", split="train")
+    (data / "train-00000-of-00002.parquet").unlink()
+    assert len(list(read_records(tmp_path / "set"))) == 2, "a single split need not be named"
+
+
+def test_a_pipe_is_refused_by_name(tmp_path):
+    os.mkfifo(tmp_path / "rows.jsonl")
+    with pytest.raises(DataError, match="is a pipe or a device"):
+        read_records(tmp_path / "rows.jsonl")
 
 
 def test_arrow_files_of_both_kinds(tmp_path):

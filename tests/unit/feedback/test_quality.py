@@ -76,7 +76,7 @@ def test_an_uncalibrated_annotator_is_singled_out_by_the_test_that_fits(way, tes
 
 
 def shown_in_order(seed, *, bad=False, comparisons=300):
-    """Side a is always shown first and better in three of four; errors are one in ten; a bad ``di`` takes the first in half of all cases."""
+    """Side a is always shown first and better in three of four, one choice in ten is wrong; a bad ``di`` often takes the first."""
     rng = np.random.default_rng(seed)
     made = []
     for number in range(comparisons):

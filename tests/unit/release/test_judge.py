@@ -3,10 +3,12 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from posttrain.errors import ConfigError
-from posttrain.evaluation import EvaluationResult
+from posttrain.errors import ConfigError, DataError
+from posttrain.evaluation import EvaluationResult, Score
 from posttrain.metrics import wilson
 from posttrain.release import freeze_gate, judge, load_gate, read_gate, write_junit
+from posttrain.release.checks import difference_of
+from posttrain.release.samples import good_score
 
 GATE = "name: g\nsuite: suite.yaml\ngood: {requires: [exact]}\n"
 
@@ -138,7 +140,7 @@ def test_good_needs_latency_and_cost_and_never_guesses_a_latency(bench, yes_no):
 
 
 def test_p95_latency_is_judged_by_its_upper_bound(bench, yes_no):
-    gate = GATE + "non_inferiority: []\ncriteria: [{metric: latency_seconds, statistic: p95, max: 11.0}]\n"
+    gate = GATE + "non_inferiority: []\ncriteria: [{metric: good, min: 0.5}, {metric: latency_seconds, statistic: p95, max: 11.0}]\n"
     bench.write(120, gate=gate)
     new = bench.run("new", yes_no(120, 0))
     # p95 of .1 ... 12 is about 11.4, its upper bound is beyond 11 and its lower bound below: not shown either way.
@@ -190,6 +192,10 @@ def test_results_with_a_sample_missing_are_refused(bench, yes_no):
     new = bench.run("new", yes_no(40, 0))
     file = new.folder / "results.jsonl"
     file.write_text("".join(file.read_text().splitlines(keepends=True)[:-1]))
+    with pytest.raises(DataError, match=r"results\.jsonl was changed after summary\.json was made of it"):
+        EvaluationResult.load(new.folder)
+    summary = json.loads((new.folder / "summary.json").read_text())
+    (new.folder / "summary.json").write_text(json.dumps({name: value for name, value in summary.items() if name != "results_hash"}))
     with pytest.raises(ConfigError, match="1 of 40 samples are missing"):
         judge(EvaluationResult.load(new.folder), new, bench.gate)
 
@@ -203,6 +209,8 @@ def test_results_with_a_sample_missing_are_refused(bench, yes_no):
         ("good: {requires: [exact]}\ncriteria: [{metric: good, min: 0.5, slices: [nowhere]}]", "slice 'nowhere'"),
         ("good: {requires: [exact]}\ncriteria: [{metric: exact, max: 1, statistic: p95}]", "amounts only"),
         ("good: {requires: []}", "good.requires"),
+        ("good: {requires: [exact]}\nnon_inferiority: []", "the gate asks nothing"),
+        ("good: {requires: [exact]}\ncriteria: [{metric: good, min: -80}]", "min -80 is no limit of the rate 'good'"),
         ("good: {requires: [exact]}\nnon_inferiority: [{metric: good, margn: 0.1}]", "did you mean 'margin'"),
     ],
 )
@@ -213,11 +221,87 @@ def test_a_wrong_gate_says_what_is_wrong(bench, gate, message):
     assert message in str(caught.value)
 
 
-def test_a_margin_on_an_amount_is_refused(bench, yes_no):
-    bench.write(30, gate=GATE + "non_inferiority: [{metric: length}]\n")
-    new = bench.run("new", yes_no(30, 0))
+def test_a_margin_on_an_amount_is_refused_before_anything_is_trained(bench):
     with pytest.raises(ConfigError, match="'length' is an amount"):
+        bench.write(30, gate=GATE + "non_inferiority: [{metric: length}]\n")
+
+
+def test_a_limit_that_is_none_of_a_rate_is_refused(bench, yes_no):
+    bench.write(40, gate=GATE + "criteria: [{metric: exact, max: 5}]\n")
+    new = bench.run("new", yes_no(0, 40))
+    with pytest.raises(ConfigError, match=r"max 5 is no limit of the rate 'exact'") as caught:
         judge(new, new, bench.gate)
+    assert caught.value.hint == "a rate is a share: write 0.05 for 5 %"
+
+
+def test_between_two_values_both_count(bench):
+    bench.write(40, gate=GATE.replace("requires: [exact]", "requires: [{score: length, min: 1, max: 20}, exact]"))
+    empty = bench.run("new", [""] * 40)
+    assert good_score(next(iter(empty.samples.values())), bench.gate.config).value == 0.0
+    bench.write(40, gate=GATE.replace("requires: [exact]", "requires: [{score: length, max: 20}]"))
+    assert good_score(next(iter(empty.samples.values())), bench.gate.config).value == 1.0
+
+
+def test_a_score_that_applies_to_other_samples_than_before_is_compared_by_its_mean():
+    """A precision of the refusals that were made: the new version refuses twice as often, half of the time wrongly."""
+    keys = [(f"c{i}", 0) for i in range(100)]
+    right, wrong = Score("precision", 1.0), Score("precision", 0.0)
+    silent = Score("precision", None, "not_applicable", "nothing was refused")
+    before = {key: right if i < 50 else silent for i, key in enumerate(keys)}
+    after = {key: right if i < 50 else wrong for i, key in enumerate(keys)}
+    found = difference_of(after, before, keys, [case for case, _ in keys], (0.0, 0.0), 0.95)
+    assert found.value == pytest.approx(-0.5)
+    assert found.high < -0.38
+    assert found.low > -0.62
+    same = difference_of(before, before, keys, [case for case, _ in keys], (0.0, 0.0), 0.95)
+    assert same.value == 0
+
+
+def test_a_candidate_that_refuses_everything_is_not_as_precise_as_before(bench):
+    suite = "name: s\nversion: '1'\ncases: cases.jsonl\nscorers:\n  - exact: {}\n  - refusal: {answer_key: answer, refusal_key: no}\n"
+    gate = GATE + "non_inferiority: [{metric: refusal_precision}]\n"
+    bench.write(100, suite=suite, gate=gate)
+    rows = [json.loads(line) for line in (bench.root / "cases.jsonl").read_text().splitlines()]
+    for number, row in enumerate(rows):
+        row["expected"] = {"no": "x"} if number < 50 else {"answer": "x"}
+    (bench.root / "cases.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (bench.root / "suite.lock").unlink()
+    freeze_gate(bench.root / "gate.yaml")
+    refusal, answer = json.dumps({"no": "x"}), json.dumps({"answer": "x"})
+    old, new = bench.run("old", [refusal] * 50 + [answer] * 50), bench.run("new", [refusal] * 100)
+    (check,) = [one for one in judge(new, old, bench.gate).checks if one.kind == "non_inferiority"]
+    assert (check.outcome, check.value, check.num_samples) == ("block", pytest.approx(-0.5), 100)
+    (row,) = [one for one in judge(new, old, bench.gate).comparisons if one.metric == "refusal_precision"]
+    assert row.difference.value == pytest.approx(-0.5)
+    never = bench.run("never", [answer] * 100)
+    (check,) = [one for one in judge(never, old, bench.gate).checks if one.kind == "non_inferiority"]
+    assert (check.outcome, check.reason) == ("inconclusive", "no sample applies to the candidate")
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("run.json", "[]", "damaged results"),
+        ("run.json", '{"name": "new"}', "'generator_hash' is missing"),
+        ("cases.jsonl", "", "is of no case in cases.jsonl"),
+    ],
+)
+def test_results_that_do_not_fit_together_are_one_message(bench, yes_no, file, content, message):
+    bench.write(4)
+    new = bench.run("new", yes_no(4, 0))
+    (new.folder / file).write_text(content)
+    with pytest.raises(DataError, match=message):
+        EvaluationResult.load(new.folder)
+
+
+def test_a_better_line_appended_to_the_results_is_refused(bench, yes_no):
+    bench.write(4)
+    new = bench.run("new", yes_no(0, 4))
+    line = (new.folder / "results.jsonl").read_text().splitlines()[0].replace('"value": 0.0', '"value": 1.0')
+    with open(new.folder / "results.jsonl", "a") as stream:
+        stream.write(line + "\n")
+    with pytest.raises(DataError, match=r"results\.jsonl:5: sample c0#0 occurs twice"):
+        EvaluationResult.load(new.folder)
 
 
 def test_junit_maps_block_to_failure_infrastructure_to_error_and_inconclusive_to_skipped(bench, yes_no, tmp_path):

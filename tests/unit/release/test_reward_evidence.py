@@ -11,7 +11,7 @@ GATE = """
 name: g
 suite: suite.yaml
 good: {requires: [exact]}
-non_inferiority: []
+non_inferiority: [{metric: good, margin: 0.5}]
 criteria: [{metric: length, max: 1.5}]
 """
 TWO_METRIC = """

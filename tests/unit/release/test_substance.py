@@ -19,7 +19,7 @@ scorers:
   - length: {unit: words}
   - tool_calls: {name: calls}
 """
-GATE = "name: g\nsuite: suite.yaml\ngood: {requires: [%s]}\nnon_inferiority: []\n%s"
+GATE = "name: g\nsuite: suite.yaml\ngood: {requires: [%s]}\nnon_inferiority: [{metric: good, margin: 0.5}]\n%s"
 CRITERION = "criteria: [{metric: %s, min: 0.5}]\n"
 TARGET = "two_metric: {targets: [{metric: exact, min_gain: 0.1}], guardrails: [{metric: calls_valid, margin: 0.1}]}\n"
 
@@ -41,6 +41,12 @@ def test_a_gate_has_to_ask_for_more_than_form(bench, requires, more, outcome):
     bench.write(4, suite=SUITE, gate=GATE % (requires, more))
     check = substance_check(*read_gate(bench.root / "gate.yaml"))
     assert (check and check.outcome) == outcome
+
+
+def test_what_makes_a_sample_good_counts_only_where_something_is_asked_of_it(bench):
+    gate = "name: g\nsuite: suite.yaml\ngood: {requires: [exact]}\nnon_inferiority: []\ncriteria: [{metric: calls_valid, min: 0.5}]\n"
+    bench.write(4, suite=SUITE, gate=gate)
+    assert substance_check(*read_gate(bench.root / "gate.yaml")).outcome == "block"
 
 
 def test_a_gate_on_form_alone_blocks_what_it_would_have_shipped(bench):

@@ -220,3 +220,10 @@ def test_a_run_begun_under_another_contract_is_refused_with_the_first_difference
 def _with(config, folder, rows):
     write_data(folder, rows)
     return config
+
+
+def test_a_folder_that_no_run_has_written_is_never_replaced(tmp_path, model):
+    shutil.copytree(model, tmp_path / "model")
+    with pytest.raises(ConfigError, match=r"/model is there, but no run in .* has written it"):
+        run_sft(configure(tmp_path), tmp_path / "model", tmp_path)
+    assert (tmp_path / "model" / "tokenizer.json").is_file()

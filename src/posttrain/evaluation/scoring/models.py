@@ -159,9 +159,17 @@ def _answered(contract: Any, case: Case, token_ids: Sequence[int]) -> TokenSeque
     return TokenSequence(ids, np.arange(len(ids)) >= len(prompt))
 
 
-for _name, _options, _build, _outputs in (
-    ("reward", RewardOptions, build_reward, one_output),
-    ("likelihood", LikelihoodOptions, build_likelihood, _likelihood_outputs),
-    ("drift", DriftOptions, build_drift, one_output),
+def _itself(options: ScorerOptions, name: str) -> list[str]:
+    return [name]
+
+
+def _likelihood_amounts(options: ScorerOptions, name: str) -> list[str]:
+    return _likelihood_outputs(name)[1:]
+
+
+for _name, _options, _build, _outputs, _amounts in (
+    ("reward", RewardOptions, build_reward, one_output, _itself),
+    ("likelihood", LikelihoodOptions, build_likelihood, _likelihood_outputs, _likelihood_amounts),
+    ("drift", DriftOptions, build_drift, one_output, _itself),
 ):
-    scorers.register(_name)(ScorerKind(_options, _build, _outputs, no_files, needs_models=True))
+    scorers.register(_name)(ScorerKind(_options, _build, _outputs, no_files, needs_models=True, amounts=_amounts))

@@ -112,5 +112,7 @@ def build_tool_results(options: ScorerOptions, name: str, context: ScorerContext
     return score
 
 
-scorers.register("tool_calls")(ScorerKind(ScorerOptions, build_tool_calls, tool_call_outputs, no_files))
+scorers.register("tool_calls")(
+    ScorerKind(ScorerOptions, build_tool_calls, tool_call_outputs, no_files, amounts=lambda options, name: [f"{name}_count"])
+)
 scorers.register("tool_results")(ScorerKind(ScorerOptions, build_tool_results, tool_result_outputs, no_files))
