@@ -103,7 +103,8 @@ def answer_prompts(
     if file.exists() and not file.is_file():
         raise ConfigError(f"{file}: is a folder or a device", hint="name a file for the answers (--out)")
     keys = {request.id: _key(generator, request) for request in requests}
-    rows = _finished(file, keys)
+    with _disk_errors(file):
+        rows = _finished(file, keys)
     todo = [request for request in requests if request.id not in rows]
     with _written(file) as stream:
 
@@ -122,13 +123,19 @@ def answer_prompts(
 
 @contextmanager
 def _written(file: Path) -> Iterator[IO[str]]:
-    """``file`` opened to add to, on disk when the block ends; InfrastructureError where it cannot be written."""
-    try:
+    """``file`` opened to add to, on disk when the block ends."""
+    with _disk_errors(file):
         file.parent.mkdir(parents=True, exist_ok=True)
         with open(file, "a", encoding="utf-8") as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
+
+
+@contextmanager
+def _disk_errors(file: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         hint = "free some space or choose another --out; the same command goes on where it was"
         raise InfrastructureError(f"{file}: cannot be written: {error.strerror or error}", hint=hint) from None
@@ -165,9 +172,10 @@ def _finished(file: Path, keys: dict[str, str]) -> dict[str, dict[str, Any]]:
     if not file.exists():
         return {}
     content = file.read_bytes()
-    *lines, cut = content.split(b"\n")
+    *lines, last = content.split(b"\n")
+    is_cut = _ROW_BEGINS.startswith(last[: len(_ROW_BEGINS)]) and not _is_json(last)
     rows: dict[str, dict[str, Any]] = {}
-    for number, line in enumerate((*lines, cut) if cut and not cut.startswith(_ROW_BEGINS) else lines, start=1):
+    for number, line in enumerate(lines if is_cut else (*lines, last), start=1):
         try:
             row = json.loads(line)
             identifier, key = row["id"], row["key"]
@@ -180,6 +188,17 @@ def _finished(file: Path, keys: dict[str, str]) -> dict[str, dict[str, Any]]:
             )
         if identifier in keys:
             rows[identifier] = row
-    if cut:
-        os.truncate(file, len(content) - len(cut))
+    if last and is_cut:
+        os.truncate(file, len(content) - len(last))
+    elif last:
+        with open(file, "ab") as stream:
+            stream.write(b"\n")
     return rows
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return True

@@ -80,11 +80,12 @@ def test_a_run_stopped_inside_a_line_goes_on_and_ends_with_the_same_rows(tiny_ge
     out = tmp_path / "a" / "out.jsonl"
     whole = answer_prompts(tiny_generator, requests, out)
     lines = out.read_text().splitlines(keepends=True)
-    out.write_text("".join(lines[:2]) + lines[2][:20])
-    progress = []
-    rows = answer_prompts(tiny_generator, requests, out, on_answer=lambda done, total: progress.append((done, total)))
-    assert progress == [(n, 5) for n in (2, 3, 4, 5)]
-    assert [{**row, "seconds": 0} for row in rows] == [{**row, "seconds": 0} for row in whole]
+    for kept in (20, 3, -1):
+        out.write_text("".join(lines[:2]) + lines[2][:kept])
+        progress = []
+        rows = answer_prompts(tiny_generator, requests, out, on_answer=lambda done, total, seen=progress: seen.append((done, total)))
+        assert progress == [(n, 5) for n in ((3, 4, 5) if kept == -1 else (2, 3, 4, 5))]
+        assert [{**row, "seconds": 0} for row in rows] == [{**row, "seconds": 0} for row in whole]
     assert sorted(json.loads(line)["id"] for line in out.read_text().splitlines()) == [f"r{i}" for i in range(5)]
 
 
@@ -103,7 +104,12 @@ def test_a_file_of_something_else_is_not_written_to(tiny_generator, requests, tm
     with pytest.raises(ConfigError, match="no answer written by this command"):
         answer_prompts(tiny_generator, requests, out)
     assert json.loads(out.read_text()) == {"id": "r0", "prompt": "mine"}
-    for mine in ("notes without an end", '{"a": 1}\n{"b": 2}', '{"id": "r0", "text": "no key", "x": 1}\nend'):
+    for mine in (
+        "notes without an end",
+        '{"id": "r0", "text": "mine"}',
+        '{"a": 1}\n{"b": 2}',
+        '{"id": "r0", "text": "no key", "x": 1}\nend',
+    ):
         out.write_text(mine)
         with pytest.raises(ConfigError, match="no answer written by this command"):
             answer_prompts(tiny_generator, requests, out)
