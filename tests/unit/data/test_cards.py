@@ -116,6 +116,7 @@ def test_a_placeholder_says_nothing(field, text):
 
 
 def test_the_cards_own_template_is_refused_in_every_field_until_it_is_filled_in(tmp_path):
+    (tmp_path / "rows.jsonl").write_text("{}\n")
     with pytest.raises(CheckFailed) as caught:
         load_card(tmp_path / "rows.jsonl")
     template = "\n".join(line.strip() for line in caught.value.hint.splitlines()[1:])
