@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from posttrain.config.files import atomic_directory, write_json
 from posttrain.errors import ModelError
 from posttrain.models import attention
+from posttrain.models.adapter_base import save_base
 from posttrain.models.families import choose_layout
 from posttrain.models.forest import Forest
 from posttrain.models.loading import choose_dtype
@@ -47,6 +48,7 @@ class ForestModel(ABC):
         """Takes over ``model`` (float32 parameters; frozen ones may be in ``compute_dtype`` already). Prefer a subclass's ``load``."""
         self.model, self.settings = model, settings
         self.compute_dtype, self.device = compute_dtype, torch.device(device)
+        self.base: dict[str, str] = {}  # the model an adapter is for: its name and its weights' fingerprint
         self._base = model.get_base_model() if hasattr(model, "get_base_model") else model
         self._is_compiled = False
         self._is_lowered = compute_dtype.itemsize < torch.float32.itemsize
@@ -107,6 +109,7 @@ class ForestModel(ABC):
             if (config := folder / "adapter_config.json").is_file():  # peft writes sets, in another order in every process
                 settings = json.loads(config.read_text(encoding="utf-8"))
                 write_json(config, {name: sorted(value) if isinstance(value, list) else value for name, value in settings.items()})
+                save_base(folder, self.base)
             contract.save(folder)
 
     def compile(self, *, backend: str = "inductor") -> None:

@@ -9,6 +9,7 @@ from safetensors import SafetensorError
 
 from posttrain.config import model_cache
 from posttrain.errors import ModelError, suggest
+from posttrain.models.adapter_base import check_base
 from posttrain.models.families import FOREST_FAMILIES
 from posttrain.models.quantization import keep_weights_unpacked, kernel_advice_muted, nf4_config
 from posttrain.models.weights import check_finite, open_stock, read_config, read_json
@@ -94,14 +95,15 @@ def check_attention(config: Any) -> None:
         raise ModelError(f"'{config.model_type}' {what}", hint="choose another family: " + ", ".join(sorted(FOREST_FAMILIES)))
 
 
-def open_adapter(model: Any, path: str | Path, *, trainable: bool = False) -> Any:
-    """``model`` under the PEFT adapter in folder ``path``. Raises ModelError naming a missing file, and for one that is damaged or of
-    another model."""
+def open_adapter(model: Any, path: str | Path, base: Path, *, trainable: bool = False) -> Any:
+    """``model``, opened from folder ``base``, under the PEFT adapter in folder ``path``. Raises ModelError naming a missing file, and for
+    one that is damaged or of another model.
+    """
     with kernel_advice_muted():
         from peft import PeftModel
 
     folder = check_adapter(path)
-    read_json(folder / "adapter_config.json")
+    check_base(folder, base)
     try:
         with warnings.catch_warnings():  # peft asks transformers for gradient checkpointing under its old name
             warnings.simplefilter("ignore", FutureWarning)
@@ -129,9 +131,10 @@ def load_for_inference(
     Weights are merged in float32 and lowered once: added to a weight that is bfloat16 already, a change below half its step would be lost.
     """
     chosen, merged = choose_dtype(dtype, device), merge and adapter_path is not None
-    model = load_model(find_model(model_path), torch.float32 if merged else chosen, attention=attention)
+    folder = find_model(model_path)
+    model = load_model(folder, torch.float32 if merged else chosen, attention=attention)
     if adapter_path is not None:
-        model = open_adapter(model, adapter_path)
+        model = open_adapter(model, adapter_path, folder)
         if merged:
             model = model.merge_and_unload()
             for parameter in model.parameters():  # not the buffers: rotary frequencies stay float32

@@ -28,6 +28,8 @@ from posttrain.config.files import atomic_directory
 from posttrain.errors import ConfigError, ContractError, InfrastructureError
 from posttrain.training.settings import RESUMABLE_CHANGES
 
+ALL_WEIGHTS = "all:"
+"""What the fingerprint of a start model begins with; earlier versions looked at 4,096 values of each tensor."""
 _FILES = ("weights.safetensors", "optimizer.safetensors", "state.json")
 _NO_SPACE = tuple(f"(os error {number})" for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))  # as safetensors words it
 
@@ -151,6 +153,8 @@ def _check_identity(found: dict[str, Any], wanted: dict[str, Any], folder: Path)
         raise ContractError(
             f"{folder} was made under another chat contract: {_difference(found['contract'], wanted['contract'])}", hint=hint
         )
+    if not found["model"].get("start_weights", ALL_WEIGHTS).startswith(ALL_WEIGHTS):
+        raise ConfigError(f"{folder} was written by an earlier version, which compared a part of the start model's weights", hint=hint)
     skip = {"settings": RESUMABLE_CHANGES}
     for part in ("settings", "model", "data"):
         old, new = ({k: v for k, v in side[part].items() if k not in skip.get(part, ())} for side in (found, wanted))

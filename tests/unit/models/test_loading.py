@@ -35,6 +35,7 @@ def change_weights(folder, change):
     save_file(weights, file, metadata={"format": "pt"})
 
 
+TEXTS = ["the balance of account one is 120.50", "the budget for travel is spent", "transfer refused: needs approval"] * 4
 NAME = "model.layers.1.mlp.up_proj.weight"
 
 
@@ -87,9 +88,41 @@ def test_a_damaged_adapter_is_named(model_path, adapter, tmp_path, file, content
 
 def test_an_adapter_of_a_model_of_another_width_is_refused_in_one_line(adapter, tmp_path):
     wide = write_tiny_model(tmp_path / "wide", ["some words"], seed=0, vocab_size=300, hidden=64, layers=2)
-    with pytest.raises(ModelError, match="the adapter does not fit the model: size mismatch") as caught:
+    with pytest.raises(ModelError, match=r"was trained on .*, and .*wide holds other weights"):
         load_for_inference(wide, adapter)
+    foreign = shutil.copytree(adapter, tmp_path / "foreign")
+    (foreign / "base.json").unlink()
+    with pytest.warns(RuntimeWarning), pytest.raises(ModelError, match="the adapter does not fit the model: size mismatch") as caught:
+        load_for_inference(wide, foreign)
     assert "\n" not in caught.value.message
+
+
+def test_an_adapter_on_another_base_of_the_same_shape_is_refused_with_both_names(model_path, adapter, tmp_path):
+    other = write_tiny_model(tmp_path / "other", TEXTS, seed=2, vocab_size=300, hidden=32, layers=2)
+    for use in (
+        lambda: load_for_inference(other, adapter),
+        lambda: Policy.load(ModelSettings(path=str(other), adapter=str(adapter)), seed=0),
+        lambda: merge_adapter(other, adapter, tmp_path / "merged"),
+    ):
+        with pytest.raises(ModelError, match=rf"was trained on '{model_path}', and {other} holds other weights"):
+            use()
+    moved = shutil.copytree(model_path, tmp_path / "moved")  # the same weights at another place, and in bfloat16
+    load_for_inference(moved, adapter)
+    lower = load_for_inference(model_path, dtype="bfloat16")
+    lower.save_pretrained(moved)
+    load_for_inference(moved, adapter)
+
+
+def test_the_adapter_of_another_program_warns_where_its_base_is_called_otherwise(model_path, adapter, tmp_path):
+    foreign = shutil.copytree(adapter, tmp_path / "foreign")
+    (foreign / "base.json").unlink()
+    config = json.loads((foreign / "adapter_config.json").read_text())
+    for name in (None, str(model_path), f"someone/{model_path.name}"):
+        (foreign / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": name}))
+        load_for_inference(model_path, foreign)
+    (foreign / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": "someone/else"}))
+    with pytest.warns(RuntimeWarning, match="says that it was trained on 'someone/else'"):
+        load_for_inference(model_path, foreign)
 
 
 def test_merging_replaces_nothing_but_an_earlier_merge(model_path, adapter, tmp_path):
