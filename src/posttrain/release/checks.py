@@ -239,8 +239,8 @@ def _filled(score: Score, unscored: float) -> float:
 def lost_slices(candidate: EvaluationResult, baseline: EvaluationResult, gate: Gate, weak: Container[str] = ()) -> list[Check]:
     """One inconclusive check for each slice that no non-inferiority test lists and that has lost more than its margin for certain.
 
-    Read on the metrics of those tests, except ``weak`` ones, at their smallest margin, in slices of at least ``min_samples`` cases; corrected
-    by Holm for how many are read.
+    Read on the metrics of those tests, except ``weak`` ones, at their smallest margin, in slices of at least ``min_samples`` cases;
+    corrected by Holm for how many are read.
     """
     config, tests = gate.config, [test for test in gate.config.non_inferiority if test.metric not in weak]
     listed = {(test.metric, name) for test in tests for name in _slices(test.slices, gate)}
