@@ -1,8 +1,9 @@
-"""The single questions a gate asks of results: unscored share, independent evidence, thresholds, non-inferiority."""
+"""The single questions a gate asks of results: unscored share, independent evidence, thresholds, non-inferiority, slices lost."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from posttrain.metrics import Interval, non_inferiority, percentile_interval, ra
 from posttrain.release.gate import AMOUNTS, GOOD, LATENCY, Criterion, Gate, GateConfig, NonInferiority, Slices
 from posttrain.release.samples import Key, scores_of
 from posttrain.release.substance import judged_scores
+from posttrain.release.two_metrics import step_down
 from posttrain.release.verdict import Check, Outcome
 
 
@@ -158,26 +160,54 @@ def non_inferiority_checks(test: NonInferiority, candidate: EvaluationResult, ba
     return [_non_inferior(test, name, candidate, baseline, gate.config) for name in _slices(test.slices, gate)]
 
 
+@dataclass(frozen=True, slots=True)
+class _Pairs:
+    """A metric over a slice in both versions: sample to score."""
+
+    after: Mapping[Key, Score]
+    before: Mapping[Key, Score]
+    groups: list[str]
+
+    @property
+    def sides(self) -> list[list[Key]]:
+        """Samples the metric applies to, of the candidate and of the baseline."""
+        return [[key for key, score in scores.items() if score.status != "not_applicable"] for scores in (self.after, self.before)]
+
+    @property
+    def num_cases(self) -> int:
+        """Distinct cases of the smaller side."""
+        return min(num_cases(keys) for keys in self.sides)
+
+    def worst(self, confidence: float) -> Interval:
+        """The difference if what is unscored had failed after and passed before."""
+        return self._difference(0.0, 1.0, confidence)
+
+    def best(self, confidence: float) -> Interval:
+        """The difference if what is unscored had passed after and failed before."""
+        return self._difference(1.0, 0.0, confidence)
+
+    def _difference(self, unscored_after: float, unscored_before: float, confidence: float) -> Interval:
+        first = [_filled(score, unscored_after) for score in self.after.values()]
+        second = [_filled(self.before[key], unscored_before) for key in self.after]
+        return ratio_difference(first, second, groups=self.groups, confidence=confidence)
+
+
+def _pairs(metric: str, name: str, candidate: EvaluationResult, baseline: EvaluationResult, config: GateConfig) -> _Pairs:
+    after, before = (scores_of(result, metric, name, config) for result in (candidate, baseline))
+    return _Pairs(after, before, groups_of(candidate, after))
+
+
 def _non_inferior(test: NonInferiority, name: str, candidate: EvaluationResult, baseline: EvaluationResult, config: GateConfig) -> Check:
     required = f"at most {test.margin:.3g} worse than the version in service, lower bound"
-    after, before = (scores_of(result, test.metric, name, config) for result in (candidate, baseline))
-    sides = [[key for key, score in scores.items() if score.status != "not_applicable"] for scores in (after, before)]
-    if not all(sides):
-        which = " or ".join(name for name, keys in zip(("the candidate", "the baseline"), sides, strict=True) if not keys)
+    pairs = _pairs(test.metric, name, candidate, baseline, config)
+    if not all(pairs.sides):
+        which = " or ".join(name for name, keys in zip(("the candidate", "the baseline"), pairs.sides, strict=True) if not keys)
         return Check("non_inferiority", test.metric, name, "inconclusive", required, f"no sample of {which} applies", test.role)
-    groups = groups_of(candidate, after)
-
-    def difference(unscored_after: float, unscored_before: float) -> Interval:
-        first = [_filled(score, unscored_after) for score in after.values()]
-        second = [_filled(before[key], unscored_before) for key in after]
-        return ratio_difference(first, second, groups=groups, confidence=config.confidence)
-
-    worst, best = difference(0.0, 1.0), difference(1.0, 0.0)
+    worst, best = pairs.worst(config.confidence), pairs.best(config.confidence)
     reason = f"difference {worst.value:+.3f}, interval {worst.low:+.3f} to {best.high:+.3f}"
     outcome: Outcome = "inconclusive"
-    cases = min(num_cases(keys) for keys in sides)
-    if cases < config.min_samples:
-        reason = f"only {cases} paired cases, {config.min_samples} needed ({reason})"
+    if pairs.num_cases < config.min_samples:
+        reason = f"only {pairs.num_cases} paired cases, {config.min_samples} needed ({reason})"
     elif non_inferiority(worst, test.margin) == "non_inferior":
         outcome = "pass"
     elif non_inferiority(best, test.margin) == "inferior":
@@ -195,7 +225,7 @@ def _non_inferior(test: NonInferiority, name: str, candidate: EvaluationResult, 
         value=worst.value,
         low=worst.low,
         high=best.high,
-        num_samples=min(map(len, sides)),
+        num_samples=min(map(len, pairs.sides)),
     )
 
 
@@ -204,3 +234,41 @@ def _filled(score: Score, unscored: float) -> float:
     if score.status == "not_applicable":
         return math.nan
     return unscored if score.value is None else score.value
+
+
+def lost_slices(candidate: EvaluationResult, baseline: EvaluationResult, gate: Gate, weak: Container[str] = ()) -> list[Check]:
+    """One inconclusive check for each slice that no non-inferiority test lists and that has lost more than its margin for certain.
+
+    Read on the metrics of those tests, except ``weak`` ones, at their smallest margin, in slices of at least ``min_samples`` cases;
+    corrected by Holm for how many are read.
+    """
+    config, tests = gate.config, [test for test in gate.config.non_inferiority if test.metric not in weak]
+    listed = {(test.metric, name) for test in tests for name in _slices(test.slices, gate)}
+    margins = {test.metric: min(other.margin for other in tests if other.metric == test.metric) for test in tests}
+    places = [(metric, name) for metric in margins for name in gate.suite.slices if (metric, name) not in listed]
+    found = {(metric, name): _pairs(metric, name, candidate, baseline, config) for metric, name in places}
+    read = {place: pairs for place, pairs in found.items() if all(pairs.sides) and pairs.num_cases >= config.min_samples}
+    claims = [partial(_is_lost, pairs, margins[metric]) for (metric, _), pairs in read.items()]
+    checks = []
+    for ((metric, name), pairs), level in zip(read.items(), step_down(claims, config.confidence), strict=True):
+        if level is not None:
+            low, best = pairs.worst(level).low, pairs.best(level)
+            checks.append(
+                Check(
+                    kind="slice",
+                    metric=metric,
+                    slice=name,
+                    outcome="inconclusive",
+                    required=f"no slice that the gate does not list loses more than {margins[metric]:.3g} for certain",
+                    reason=f"difference {best.value:+.3f}, interval {low:+.3f} to {best.high:+.3f} at {level:.4g}, {pairs.num_cases} cases",
+                    value=best.value,
+                    low=low,
+                    high=best.high,
+                    num_samples=min(map(len, pairs.sides)),
+                )
+            )
+    return checks
+
+
+def _is_lost(pairs: _Pairs, margin: float, confidence: float) -> bool:
+    return pairs.best(confidence).high < -margin

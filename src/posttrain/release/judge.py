@@ -10,7 +10,7 @@ from pathlib import Path
 from posttrain.errors import ConfigError
 from posttrain.evaluation import EvaluationResult, Score, changed_versions, rate_of
 from posttrain.metrics import Interval, ratio_difference
-from posttrain.release.checks import evidence_check, groups_of, non_inferiority_checks, threshold_checks, unscored_checks
+from posttrain.release.checks import evidence_check, groups_of, lost_slices, non_inferiority_checks, threshold_checks, unscored_checks
 from posttrain.release.gate import GOOD, Gate, GateConfig, check_limits
 from posttrain.release.reward_evidence import discount, not_evidence
 from posttrain.release.samples import Key, good_score, scores_of
@@ -41,6 +41,7 @@ def judge(candidate: EvaluationResult | str | Path, baseline: EvaluationResult |
         *([substance] if substance else []),
         *(discount(check, weak) for criterion in config.criteria for check in threshold_checks(criterion, after, gate)),
         *(discount(check, weak) for test in config.non_inferiority for check in non_inferiority_checks(test, after, before, gate)),
+        *lost_slices(after, before, gate, weak),
         *([_two_metric_check(reading)] if reading else []),
     )
     return Verdict(

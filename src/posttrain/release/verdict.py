@@ -19,7 +19,7 @@ EXIT_CODES: Mapping[Status, int] = {"ship": 0, "block": 1, "infrastructure": 3, 
 class Check:
     """One question of the gate and its answer. ``slice`` is "" for the whole suite; figures are None where they do not exist."""
 
-    kind: Literal["threshold", "non_inferiority", "unscored", "evidence", "substance", "two_metric"]
+    kind: Literal["threshold", "non_inferiority", "unscored", "evidence", "substance", "two_metric", "slice"]
     metric: str
     slice: str
     outcome: Outcome

@@ -1,6 +1,7 @@
 import json
 import xml.etree.ElementTree as ET
 
+import numpy as np
 import pytest
 
 from posttrain.errors import ConfigError
@@ -313,6 +314,32 @@ def test_a_requirement_with_a_max_alone_is_frozen_as_ever_and_told_from_both(ben
     assert frozen("max: 20") == {"score": "length", "min": 1.0, "max": 20.0}
     assert frozen("min: 1, max: 20") != frozen("max: 20")
     assert frozen("min: 3") == {"score": "length", "min": 3.0, "max": None}
+
+
+def test_a_slice_nobody_listed_that_is_lost_for_certain_makes_a_ship_inconclusive(bench, yes_no):
+    slices = ["rare" if i < 40 else "small" if i < 60 else "common" for i in range(2000)]
+    bench.write(2000, slices=slices)
+    old = bench.run("old", yes_no(2000, 0))
+    verdict = judge(bench.run("new", ["no"] * 18 + ["yes"] * 22 + ["no"] * 5 + ["yes"] * 1955), old, bench.gate)
+    assert outcomes(verdict, "non_inferiority") == {("good", ""): "pass"}
+    # 18 of 40 lost is -.45 for certain; "small" has 20 cases, too few to say so.
+    assert outcomes(verdict, "slice") == {("good", "rare"): "inconclusive"}
+    assert verdict.status == "inconclusive"
+    assert "slice: good [rare]" in verdict.headline
+    check = next(check for check in verdict.checks if check.kind == "slice")
+    assert "difference -0.450" in check.reason
+    assert "40 cases" in check.reason
+
+
+def test_chance_losses_of_many_slices_do_not_hold_a_candidate_back(bench):
+    rng = np.random.default_rng(12)
+    bench.write(1600, gate=GATE + "non_inferiority: [{metric: good, margin: 0.1}]\n", slices=[f"s{i % 40}" for i in range(1600)])
+    before = rng.random(1600) < 0.7
+    after = np.where(rng.random(1600) < 0.3, rng.random(1600) < 0.7, before)
+    runs = [bench.run(name, ["yes" if right else "no" for right in side]) for name, side in (("new", after), ("old", before))]
+    verdict = judge(*runs, bench.gate)
+    assert min(row.difference.value for row in verdict.comparisons if row.slice and row.metric == "good") < -0.1
+    assert (outcomes(verdict, "slice"), verdict.status) == ({}, "ship")
 
 
 PRECISION = """
