@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from posttrain.evaluation.results import results_hash
+
 SUITE = """
 name: echo
 version: "1"
@@ -107,6 +109,8 @@ def test_results_with_too_many_answers_missing_exit_with_3(evaluated, tmp_path):
         for score in line["scores"].values():
             score.update(value=None, status="unscored", reason="no answer was generated")
     (holes / "results.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    summary = json.loads((holes / "summary.json").read_text())
+    (holes / "summary.json").write_text(json.dumps(summary | {"results_hash": results_hash(holes)}))
     run = posttrain("gate", "-c", holes, "-b", evaluated / "old", "-g", evaluated / "gate.yaml")
     assert run.returncode == 3
     assert run.stdout.startswith("INFRASTRUCTURE:")

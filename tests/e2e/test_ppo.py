@@ -314,9 +314,10 @@ def write_prompts(file, texts):
 
 
 def test_a_prompt_too_long_for_a_reward_model_is_found_before_the_run(world, tmp_path):
-    shutil.copytree(world / "reward", tmp_path / "short")
-    shape = json.loads((tmp_path / "short" / "config.json").read_text())
-    (tmp_path / "short" / "config.json").write_text(json.dumps(shape | {"max_position_embeddings": 64}))
+    for name, source in (("short", "reward"), ("short_held_out", "held_out_reward")):
+        shutil.copytree(world / source, tmp_path / name)
+        shape = json.loads((tmp_path / name / "config.json").read_text())
+        (tmp_path / name / "config.json").write_text(json.dumps(shape | {"max_position_embeddings": 64}))
     long = question("1" * 60)
     files = {
         "data": write_prompts(tmp_path / "data.jsonl", [*(question(n) for n in range(100, 104)), long]),
@@ -324,7 +325,7 @@ def test_a_prompt_too_long_for_a_reward_model_is_found_before_the_run(world, tmp
     }
     message = r"1 of 5 prompts are longer than 48 tokens \(the {}'s context 64 less max_new_tokens 16\): 5 \("
     refused(world, tmp_path, DataError, message.format("reward model"), reward_model=str(tmp_path / "short"), **files)
-    watched = {"held_out_reward_model": str(tmp_path / "short"), **files}
+    watched = {"held_out_reward_model": str(tmp_path / "short_held_out"), **files}
     refused(world, tmp_path, DataError, message.format("held-out reward model"), **watched)
     said = []
     display = SimpleNamespace(say=said.append, advance=lambda *_: None)
@@ -388,7 +389,11 @@ def test_bad_prompts_are_refused(world, tmp_path):
     (tmp_path / "both.jsonl").write_text(json.dumps({"prompt": question(105)}) + "\n" + json.dumps({"prompt": "Other?"}) + "\n")
     (tmp_path / "both.jsonl.card.yaml").write_text(CARD)
     refused(
-        world, tmp_path, DataError, "1 of 2 held-out prompts are also trained on; row 1 is row 6", held_out=str(tmp_path / "both.jsonl")
+        world,
+        tmp_path,
+        DataError,
+        "1 of 2 held-out prompts are of dialogues that are also .*row 1 and row 6",
+        held_out=str(tmp_path / "both.jsonl"),
     )
 
 
@@ -414,6 +419,8 @@ def test_without_a_token_that_ends_a_turn_nothing_starts(world, live):
 def test_bad_reward_models_are_refused(world, tmp_path):
     same = {"held_out_reward_model": str(world / "reward")}
     refused(world, tmp_path, ConfigError, "are the same model", **same)
+    shutil.copytree(world / "reward", tmp_path / "copy" / "held-out")
+    refused(world, tmp_path, ConfigError, "are the same model", held_out_reward_model=str(tmp_path / "copy" / "held-out"))
     write_tiny_model(tmp_path / "other", ["quite another vocabulary"], seed=9, vocab_size=280, hidden=32)
     other = ScalarModel.load(ModelSettings(path=str(tmp_path / "other"), dtype="float32"), seed=0)
     other.save(tmp_path / "foreign", ChatContract.load(tmp_path / "other"))

@@ -79,7 +79,7 @@ def test_another_objective_uses_the_same_reference_cache(place, monkeypatch, cap
     ("arguments", "message"),
     [
         ((*DPO, "--set", "objective.beta=0.3"), "objective: was {'name': 'dpo', 'beta': 0.2"),
-        (("-d", "labels.jsonl", "-o", "a"), "single labelled answers, and this objective compares pairs"),
+        (("-d", "labels.jsonl", "-o", "a"), "single labelled answers, and pairs are needed here"),
         (("-d", "pairs.jsonl", "-o", "b", "--objective", "kto"), "unpair: true"),
         (("-d", "one-sided.jsonl", "-o", "c"), "'preference' lacks only 'rejected'"),
         (("-d", "pairs.jsonl", "-o", "d", "--set", "max_tokens=20"), "12 of 12 rows longer than 20 tokens"),

@@ -84,6 +84,47 @@ def test_other_training_settings_reuse_what_they_do_not_touch(project, finished)
     assert states["1-sft"] == states["gate"] == "run"
 
 
+def test_a_results_file_edited_behind_a_finished_run_is_made_anew_and_named(project, finished, tmp_path):
+    shutil.copytree(project, tmp_path / "copy")
+    results = next(tmp_path.glob("copy/runs/tiny/*-evaluate-sft-tiny/results/results.jsonl"))
+    text = results.read_text()
+    results.write_text(text.replace('"value": 1.0', '"value": 0.0'))
+    done = posttrain("run", "recipes/tiny.yaml", "--json", cwd=tmp_path / "copy")
+    states = {step["name"]: step["state"] for step in json.loads(done.stdout)["steps"]}
+    assert [name for name, state in states.items() if state != "reused"] == ["evaluate-sft-tiny", "gate"]
+    assert "results.jsonl was changed after the step was done" in done.stderr
+    assert '"value": 1.0' in results.read_text()
+
+
+def test_a_stage_put_behind_the_others_leaves_them_as_they_are(project, finished, tmp_path):
+    shutil.copytree(project, tmp_path / "copy")
+    stage = "\n  - sft: {data: recipes/data/tiny.jsonl, training: {learning_rate: 1e-4}}\n    name: second\n"
+    with open(tmp_path / "copy/recipes/tiny.yaml", "a") as recipe:
+        recipe.write(stage)
+    done = posttrain("run", "recipes/tiny.yaml", "--dry-run", "--json", cwd=tmp_path / "copy")
+    states = {step["name"]: step["state"] for step in json.loads(done.stdout)["steps"]}
+    new = ["data-second", "curate-second", "2-second", "evaluate-second-tiny", "gate"]
+    assert [name for name, state in states.items() if state == "run"] == new
+
+
+def test_a_rerun_with_other_settings_is_no_damage_and_going_back_is_the_latest(project, finished, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(project, folder)
+    verdict = finished["steps"][-1]["outputs"]["lineage"]
+    other = posttrain("run", "recipes/tiny.yaml", *QUICK, "--set", "stages.0.sft.training.max_steps=1", cwd=folder)
+    assert other.returncode == 0, other.stderr
+    verified = posttrain("lineage", "verify", cwd=folder)
+    assert verified.returncode == 0, verified.stdout
+    assert "records whose files a later run replaced or removed" in verified.stdout
+    assert verdict not in posttrain("lineage", "show", "latest:verdict", cwd=folder).stdout
+    posttrain("run", "recipes/tiny.yaml", cwd=folder)
+    assert posttrain("lineage", "verify", cwd=folder).returncode == 0
+    shown = posttrain("lineage", "show", "latest:verdict", cwd=folder).stdout
+    assert "verdict ship" in shown.splitlines()[0]
+    next(folder.glob("runs/tiny/*-1-sft/model/model.safetensors")).write_bytes(b"others")
+    assert posttrain("lineage", "verify", cwd=folder).returncode == 1
+
+
 def test_killed_at_random_points_it_ends_in_the_same_bits(project, tmp_path):
     begin = time.monotonic()
     straight = posttrain("run", "recipes/tiny.yaml", *QUICK, "--out", str(tmp_path / "straight"), "--json", cwd=project)

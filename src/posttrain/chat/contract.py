@@ -16,12 +16,12 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from posttrain.chat.alignment import Aligner, Span, encoded
 from posttrain.chat.call_format import CallFormat, ParsedTurn, derive_call_format
-from posttrain.chat.control import OPEN, ControlText, literals, unmark
+from posttrain.chat.control import ControlText, literals, unmark
 from posttrain.chat.golden import SCHEMA, GoldenConversation, describe_difference, golden_renderings
 from posttrain.chat.identity import chat_special_tokens, identity_hashes, plain_backend
 from posttrain.chat.rendering import PROBE_CHAT, PROBE_TOOL, TEMPLATE_DATE, TemplateRenderer
 from posttrain.chat.supervision import MaskKind, SpanFinder, derive_turn_ends, supervised_turns
-from posttrain.config import model_cache
+from posttrain.config import model_folder
 from posttrain.config.files import write_json
 from posttrain.errors import ContractError, suggest
 from posttrain.records import Demonstration, Message, TokenSequence
@@ -87,7 +87,8 @@ class ChatContract:
         """Ids and mask of a demonstration.
 
         ``mask``: ``"assistant"`` every assistant turn; ``"completion"`` the assistant turns after the last user message (a tool
-        trajectory's calls and its final answer); ``"last"`` the last assistant turn alone. A turn is what the model generates: what
+        trajectory's calls and its final answer); ``"last"`` the last assistant turn alone. Where the data sets prompt and completion apart,
+        the first two are the assistant turns of its completion. A turn is what the model generates: what
         follows the generation prompt, tool-call arguments included, up to and with the end-of-turn token. System, user and tool
         messages, the generation prompt, and turns the data gives weight 0 are never supervised.
 
@@ -183,7 +184,7 @@ class ChatContract:
         text = self._spans.following(marked, marked_tools, turn)
         if marked is not messages:
             self._check_marks(text, self._spans.following(messages, tools, turn))
-        return np.array(self._control.encode(text).ids[1:], dtype=np.int32)
+        return np.array(self._control.encode(text, marked=marked is not messages).ids[1:], dtype=np.int32)
 
     def record(self) -> dict[str, Any]:
         """Plain JSON: hashes, template, special tokens, golden conversations, library versions. What ``contract.json`` holds."""
@@ -237,23 +238,23 @@ class ChatContract:
                 hint="remove them: " + ", ".join(sorted(set(literals(marked)))),
             )
 
-    def _locate(self, row: Demonstration, turns: Sequence[int], index: int) -> tuple[str, list[Span]] | ContractError:
-        """The (marked) text of a row and the spans of ``turns`` in it."""
+    def _locate(self, row: Demonstration, turns: Sequence[int], index: int) -> tuple[str, list[Span], bool] | ContractError:
+        """The text of a row, the spans of ``turns`` in it, and whether literal control tokens are marked in it."""
         try:
             messages, tools = self._marked(row.messages, row.tools)
             text, spans = self._spans.find(messages, tools, turns)
             if messages is not row.messages:
                 self._check_marks(text, self.render(row.messages, tools=row.tools))
-            return text, spans
+            return text, spans, messages is not row.messages
         except ContractError as error:
             return _in_row(error, index)
 
-    def _sequence(self, encoding: Encoding, text: str, spans: Sequence[Span], index: int) -> TokenSequence | ContractError:
+    def _sequence(self, encoding: Encoding, text: str, spans: Sequence[Span], marked: bool, index: int) -> TokenSequence | ContractError:
         try:
-            tokens = self._control.encode(text) if OPEN in text else encoded(encoding.ids, encoding.offsets)
+            tokens = self._control.encode(text) if marked else encoded(encoding.ids, encoding.offsets)
             mask, wrong = self._aligner.mask(text, tokens, spans)
             if wrong:
-                tokens = self._control.encode(text, cuts=wrong)
+                tokens = self._control.encode(text, cuts=wrong, marked=marked)
                 mask, wrong = self._aligner.mask(text, tokens, spans)
         except ContractError as error:
             return _in_row(error, index)
@@ -265,9 +266,7 @@ class ChatContract:
     @classmethod
     def load(cls, path: str | Path, *, template: str | None = None) -> "ChatContract":
         """From a model or tokenizer folder, or a cached model's name. ``template``: Jinja text to use in place of the folder's own."""
-        folder = Path(path)
-        if not folder.is_dir() and (model_cache() / folder).is_dir():
-            folder = model_cache() / folder
+        folder = model_folder(path)
         if not folder.is_dir():
             raise ContractError(f"{folder}: no such folder", hint="give a folder with tokenizer.json; `posttrain models add` makes one")
         try:

@@ -54,11 +54,14 @@ class ControlText:
         marked = [self._mark_message(message) for message in messages]
         return marked, [self._mark_value(tool, self._elsewhere) for tool in tools]
 
-    def encode(self, text: str, cuts: Sequence[int] = ()) -> Encoded:
-        """Ids of a marked text, offsets into ``text``. Marked parts are encoded without added tokens; no token straddles a cut."""
+    def encode(self, text: str, cuts: Sequence[int] = (), *, marked: bool = True) -> Encoded:
+        """Ids of a text, offsets into ``text``. Marked parts are encoded without added tokens; no token straddles a cut.
+
+        ``marked``: the text comes from :meth:`mark`; in any other the two noncharacters are text.
+        """
         ids: list[int] = []
         offsets: list[tuple[int, int]] = []
-        for begin, end, literal in _pieces(text, cuts):
+        for begin, end, literal in _pieces(text, cuts, marked=marked):
             piece_ids, piece_offsets = self._encode_piece(text[begin:end], literal=literal, first=not ids)
             ids += piece_ids
             offsets += [(begin + start, begin + stop) for start, stop in piece_offsets]
@@ -137,15 +140,15 @@ def _without_added_tokens(backend: Tokenizer) -> str:
     return json.dumps(state)
 
 
-def _pieces(text: str, cuts: Sequence[int]) -> list[tuple[int, int, bool]]:
+def _pieces(text: str, cuts: Sequence[int], *, marked: bool) -> list[tuple[int, int, bool]]:
     """(begin, end, literal) of the parts of ``text``, marks left out: cut at marks and at ``cuts``, empty parts dropped."""
     parts: list[tuple[int, int, bool]] = []
     place = 0
-    for match in _MARKED.finditer(text):
+    for match in _MARKED.finditer(text) if marked else ():
         parts += [(place, match.start(), False), (match.start(1), match.end(1), True)]
         place = match.end()
     parts.append((place, len(text), False))
-    if any(_MARKS.search(text, begin, end) for begin, end, literal in parts if not literal):
+    if marked and any(_MARKS.search(text, begin, end) for begin, end, literal in parts if not literal):
         raise ContractError("the template takes a literal control token apart", hint="remove the control token from the message")
     for cut in cuts:
         parts = [piece for part in parts for piece in _cut(part, cut)]

@@ -5,7 +5,7 @@ Works on the results of :meth:`ChatContract.supervise_each`; nothing is cut here
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -15,7 +15,7 @@ import numpy as np
 from posttrain.chat.contract import ChatContract
 from posttrain.chat.supervision import MaskKind
 from posttrain.errors import ContractError, DataError
-from posttrain.records import Demonstration, PreferencePair, Record, TokenSequence, UnpairedLabel
+from posttrain.records import Demonstration, Message, PreferencePair, Record, TokenSequence, UnpairedLabel
 
 _LISTED, _SHOWN = 20, 5
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -33,7 +33,7 @@ class RowNote:
 class MaskReport:
     """Counts over a data set. ``refused``: rows without an exact mask. ``control_text``: rows holding literal control tokens, kept as text.
 
-    ``unprinted``: rows of which the template leaves something out. ``truncated``: rows longer than ``max_length`` tokens;
+    ``unprinted``: rows of which the template can print something nowhere. ``truncated``: rows longer than ``max_length`` tokens;
     ``truncated_away``: those of them that would lose every supervised token.
     """
 
@@ -69,7 +69,7 @@ class MaskReport:
 
     def problems(self) -> dict[str, list[RowNote]]:
         """What fails a check unless it is allowed, by name."""
-        found = {"refused": self.refused, "trains-nothing": self.trains_nothing, "truncated": self.truncated}
+        found = {"refused": self.refused, "trains-nothing": self.trains_nothing, "truncated": self.truncated, "unprinted": self.unprinted}
         return {name: notes for name, notes in found.items() if notes}
 
     def histogram(self) -> list[tuple[int, int, int]]:
@@ -125,29 +125,49 @@ def demonstrations_of(record: Record) -> list[Demonstration]:
     if isinstance(record, Demonstration):
         return [record]
     if isinstance(record, PreferencePair):
-        return [Demonstration((*record.prompt, *side), record.tools, record.id, record.source) for side in (record.chosen, record.rejected)]
+        return [_completed(record, side) for side in (record.chosen, record.rejected)]
     if isinstance(record, UnpairedLabel):
-        return [Demonstration((*record.prompt, *record.completion), record.tools, record.id, record.source)]
+        return [_completed(record, record.completion)]
     raise DataError(f"{record.id}: a {type(record).__name__} has no completion to supervise", hint="check demonstrations, pairs or labels")
 
 
+def _completed(record: PreferencePair | UnpairedLabel, completion: Sequence[Message]) -> Demonstration:
+    turns = (*record.prompt, *completion)
+    return Demonstration(turns, record.tools, record.id, record.source, num_prompt_messages=len(record.prompt))
+
+
 def unprinted(contract: ChatContract, row: Demonstration) -> list[str]:
-    """Parts of a row that its rendering leaves out: contents, reasoning, tools. (Templates drop silently what they do not know.)"""
+    """Parts of a row that the template cannot print: contents, reasoning, tools. (Templates drop silently what they do not know.)
+
+    What it prints while a turn is the last and leaves out once others follow (Qwen 3: reasoning of earlier turns) is not among them.
+    """
     text = contract.render(row.messages, tools=row.tools)
-    missing = []
+    missing: list[str] = []
     for i, message in enumerate(row.messages):
-        if not _printed(message.content, text):
-            missing.append(f"content of turn {i} ({message.role})")
-        if not _printed(message.reasoning or "", text):
-            missing.append(f"reasoning of turn {i}")
-    names = [str(tool.get("function", tool).get("name", "")) for tool in row.tools]
-    if not all(name in text for name in names):
+        parts = {f"content of turn {i} ({message.role})": message.content, f"reasoning of turn {i}": message.reasoning or ""}
+        lacking = {name: part for name, part in parts.items() if not _printed(part, text)}
+        if lacking and i + 1 < len(row.messages):
+            through = _rendered(contract, row.messages[: i + 1], row.tools)
+            lacking = {name: part for name, part in lacking.items() if not _printed(part, through)}
+        missing += lacking
+    if row.tools and _rendered(contract, row.messages) == text:
         missing.append("tools")
     return missing
 
 
+def _rendered(contract: ChatContract, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> str:
+    """The rendering of a part of a row; empty where the template refuses the part."""
+    try:
+        return contract.render(messages, tools=tools)
+    except ContractError:
+        return ""
+
+
 def _printed(part: str, text: str) -> bool:
-    return part.strip() in text or json.dumps(part, ensure_ascii=False)[1:-1] in text
+    """Whether a text holds a part, as it is or as JSON, its white space aside (templates trim and split)."""
+    if part.strip() in text or any(json.dumps(part, ensure_ascii=ascii)[1:-1] in text for ascii in (False, True)):
+        return True
+    return "".join(part.split()) in "".join(text.split())
 
 
 def sample_segments(contract: ChatContract, sequence: TokenSequence) -> list[tuple[str, bool]]:
@@ -189,7 +209,7 @@ def report_lines(report: MaskReport) -> list[str]:
         f"longer than {report.max_length} tokens": report.truncated,
         "  of which nothing supervised would be left": report.truncated_away,
         "hold control tokens in their text (kept as text)": report.control_text,
-        "are not printed whole by the template": report.unprinted,
+        "hold what the template cannot print": report.unprinted,
     }
     for what, notes in named.items():
         if notes:

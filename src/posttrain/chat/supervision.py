@@ -18,7 +18,7 @@ from typing import Any, Literal
 from posttrain.chat.alignment import Span
 from posttrain.chat.rendering import PROBE_CHAT, PROBE_TOOL, TemplateRenderer
 from posttrain.errors import ContractError, suggest
-from posttrain.records import UNTRAINED_TURNS, Demonstration, Message, ToolCall
+from posttrain.records import Demonstration, Message, ToolCall
 
 MaskKind = Literal["assistant", "last", "completion"]
 MASK_KINDS: tuple[MaskKind, ...] = ("assistant", "last", "completion")
@@ -77,17 +77,20 @@ def _last(text: str, tokens: Sequence[str]) -> str | None:
 
 
 def supervised_turns(row: Demonstration, mask: MaskKind) -> list[int]:
-    """Positions of the assistant messages a mask kind supervises (see :meth:`ChatContract.supervise`), turns of weight 0 left out."""
+    """Positions of the assistant messages a mask kind supervises (see :meth:`ChatContract.supervise`).
+
+    Turns of weight 0 and, where the data sets prompt and completion apart, those of the prompt are left out.
+    """
     if mask not in MASK_KINDS:
         raise ContractError(f"unknown mask '{mask}'", hint=suggest(mask, MASK_KINDS))
-    turns = [i for i, message in enumerate(row.messages) if message.role == "assistant"]
+    prompt = row.num_prompt_messages
+    turns = [i for i, message in enumerate(row.messages) if message.role == "assistant" and i >= prompt]
     if mask == "last":
         turns = turns[-1:]
-    elif mask == "completion":
+    elif mask == "completion" and not prompt:
         last_user = max((i for i, message in enumerate(row.messages) if message.role == "user"), default=-1)
         turns = [i for i in turns if i > last_user]
-    untrained = row.metadata.get(UNTRAINED_TURNS, ())
-    return [i for i in turns if i not in untrained]
+    return [i for i in turns if not row.messages[i].untrained]
 
 
 class SpanFinder:

@@ -16,7 +16,7 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False)
 )
 def generate(
     model: Annotated[str, typer.Option("--model", "-m", help="Model folder, name of a cached model, or the endpoint's model name.")],
-    prompts: Annotated[Path, typer.Option("--prompts", "-p", help="JSONL, one prompt a line.")],
+    prompts: Annotated[Path, typer.Option("--prompts", "-p", help="Prompts, in any format `posttrain check` reads.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Answers, JSONL; prompts answered in it are skipped.")],
     adapter: Annotated[str, typer.Option("--adapter", "-a", help="PEFT adapter folder.")] = "",
     endpoint: Annotated[str, typer.Option(help="OpenAI-compatible server to ask, for example http://localhost:8000/v1.")] = "",
@@ -42,6 +42,7 @@ def generate(
     import dataclasses
     from contextlib import nullcontext
 
+    from posttrain.errors import ConfigError
     from posttrain.generation import EndpointGenerator, Generator, LocalGenerator, answer_prompts, read_prompts
     from posttrain.generation.display import AnswerProgress
     from posttrain.generation.prompt_file import read_constraint
@@ -62,6 +63,8 @@ def generate(
         for i, request in enumerate(read_prompts(prompts, sampling, system=system))
     ]
     generator: Generator
+    if endpoint and (adapter or dtype != "auto"):
+        raise ConfigError("--adapter and --dtype are of a local model, and --endpoint asks a server", hint="leave them out")
     if endpoint:
         generator = EndpointGenerator(endpoint, model, api_key=api_key or None, concurrency=batch_size)
     else:

@@ -54,15 +54,25 @@ def diff(
 @app.command(epilog="Example: posttrain lineage verify latest:verdict")
 def verify(
     node: Annotated[str, typer.Argument(help="Check this artefact and its sources only; all when left out.")] = "",
+    head: Annotated[str, typer.Option(help="The log's head as an earlier verify printed it; it must still be there.")] = "",
     store: Store = STORE,
     as_json: Json = False,
 ) -> None:
-    """Recompute the hash of every recorded file and record. Exit code 1 when one is missing, changed or tampered with."""
+    """Recompute the hash of every recorded file and record, and of the log that chains them.
+
+    Exit code 1 when a file is missing or changed, or a record or the log was tampered with. Files that a later run replaced or removed are
+    counted, and are no problem.
+    """
     from posttrain.lineage import LineageStore
 
-    problems = LineageStore(store).verify(node or None)
+    found = LineageStore(store).verification(node or None, head=head)
     if as_json:
-        typer.echo(json.dumps({"ok": not problems, "problems": [dataclasses.asdict(problem) for problem in problems]}))
+        typer.echo(json.dumps({"ok": not found.problems, **dataclasses.asdict(found)}))
     else:
-        typer.echo("\n".join(str(problem) for problem in problems) or "every file and record is as it was recorded")
-    raise typer.Exit(1 if problems else 0)
+        typer.echo("\n".join(str(problem) for problem in found.problems) or "every file and record is as it was recorded")
+        if found.superseded:
+            typer.echo(f"superseded: {len(found.superseded)} records whose files a later run replaced or removed")
+        if found.adopted:
+            typer.echo(f"older than the log: {found.adopted} records; what happened to the store before cannot be told")
+        typer.echo(f"log: {found.num_entries} entries, head {found.head[:16]}")
+    raise typer.Exit(1 if found.problems else 0)

@@ -1,12 +1,13 @@
 """The `posttrain` command: one file per subcommand, imported only when that subcommand runs."""
 
+import errno
 import importlib
 import json
 import os
 import signal
 import sys
 import traceback
-from typing import Any
+from typing import Any, NoReturn
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -111,10 +112,33 @@ def main() -> None:
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(0)
+    except OSError as error:
+        if error.errno not in _PLACES:
+            _crash()
+        what, exit_code = _PLACES[error.errno]
+        print(f"error: {error.filename or 'the output'} {what}\n  -> choose another place; nothing finished is lost", file=sys.stderr)
+        sys.exit(exit_code)
     except Exception:
-        traceback.print_exc()
-        print(
-            "error: this is a defect in posttrain, not in your input; nothing finished is lost. Please report the lines above.",
-            file=sys.stderr,
-        )
-        sys.exit(3)
+        _crash()
+
+
+_PLACES = {
+    errno.EEXIST: ("is there already and is no folder", 2),
+    errno.EISDIR: ("is a folder, a file is needed", 2),
+    errno.ENOTDIR: ("lies below a file, where no folder can be made", 2),
+    errno.EACCES: ("cannot be opened: permission denied", 3),
+    errno.EROFS: ("cannot be written: its file system is read-only", 3),
+    errno.ENOSPC: ("cannot be written: no space left", 3),
+    errno.EDQUOT: ("cannot be written: the quota is used up", 3),
+    errno.EFBIG: ("cannot be written: the file is larger than is allowed here", 3),
+}
+"""What is wrong with a place a user named, by errno, and the exit code."""
+
+
+def _crash() -> NoReturn:
+    traceback.print_exc()
+    print(
+        "error: this is a defect in posttrain, not in your input; nothing finished is lost. Please report the lines above.",
+        file=sys.stderr,
+    )
+    sys.exit(3)

@@ -26,8 +26,8 @@ def run(
     """Run a recipe: from a start model to the gate and its report.
 
     Shows progress, survives Ctrl-C and kill at any point and goes on where it was; finished steps are reused while nothing they depend
-    on changed.
-    `--prune` removes step folders and reference caches that earlier forms of the recipe left in the output folder, and says how much they
+    on changed, posttrain's code included, and their files are as they left them.
+    `--prune` removes step folders and caches that earlier forms of the recipe left in the output folder, and says how much they
     took; with `--dry-run` it only says so.
     Ends with exit code 0 when the run completed, whatever the verdict: `posttrain gate` carries the verdict in its exit code.
     """

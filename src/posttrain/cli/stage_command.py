@@ -14,13 +14,16 @@ if TYPE_CHECKING:
 def stage_settings(config: str, given: Mapping[str, Any], *, lora_rank: int = 0, lora_targets: str = "") -> dict[str, Any]:
     """The settings of the YAML file ``config`` ("" for none), with the options that were given in their place; nothing is checked yet.
 
-    ``lora_targets`` alone changes an adapter the file has, and makes none.
+    ``lora_targets`` alone changes an adapter the file has; without one it is refused, for every weight would train.
     """
     from posttrain.config import read_yaml
+    from posttrain.errors import ConfigError
 
     settings: dict[str, Any] = read_yaml(config) if config else {}
     settings |= {name: value for name, value in given.items() if value}
-    if lora_rank or (lora_targets and settings.get("lora")):
+    if lora_targets and not lora_rank and not settings.get("lora"):
+        raise ConfigError("--lora-targets names where an adapter sits, and there is none", hint="add --lora-rank 16")
+    if lora_rank or lora_targets:
         lora = {"rank": lora_rank, "targets": lora_targets}
         settings["lora"] = {**(settings.get("lora") or {}), **{name: value for name, value in lora.items() if value}}
     return settings
@@ -40,9 +43,10 @@ def run_stage(
     from posttrain.lineage import LineageStore, build_loggers
     from posttrain.recipes.display import TerminalDisplay
 
+    lineage = LineageStore(store).open()  # a store that cannot be used is found before the training
     with TerminalDisplay() as display, closing(build_loggers(loggers or ["jsonl"], out, report=display.say)) as logger:
         display.step(1, title, "run")
-        result = run(config, model, out, lineage=LineageStore(store), progress=display, logger=logger)
+        result = run(config, model, out, lineage=lineage, progress=display, logger=logger)
         display.step(1, title, "done")
     return result
 

@@ -3,6 +3,7 @@
 Knows no stage. A configuration class lives beside the code that reads it and derives from :class:`Config`.
 """
 
+import copy
 import hashlib
 import json
 from collections.abc import Sequence
@@ -77,8 +78,9 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """A copy of ``data`` with ``a.b.0.c=value`` assignments applied; values are read as YAML 1.2 scalars."""
     from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
 
-    result: dict[str, Any] = json.loads(json.dumps(data))
+    result = copy.deepcopy(data)
     for override in overrides:
         path, equals, raw = override.partition("=")
         if not equals or not path:
@@ -87,7 +89,10 @@ def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> dict[str,
         node: Any = result
         for depth, key in enumerate(keys[:-1]):
             node = _child(node, key, ".".join(keys[: depth + 1]))
-        value = YAML(typ="safe", pure=True).load(raw)
+        try:
+            value = YAML(typ="safe", pure=True).load(raw)
+        except YAMLError:
+            raise ConfigError(f"override '{override}': the value is not valid YAML", hint="put a text with [ { or : in quotes") from None
         if isinstance(node, list):
             node[_index(node, keys[-1], path)] = value
         elif isinstance(node, dict):

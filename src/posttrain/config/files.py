@@ -10,13 +10,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
-from posttrain.errors import InfrastructureError
+from posttrain.errors import ConfigError, InfrastructureError
 
 
 @contextmanager
 def atomic_text(path: str | Path) -> Iterator[TextIO]:
     """A UTF-8 text stream that becomes the file ``path`` when the block ends well (fsync, rename), and vanishes when it does not."""
     file = Path(path)
+    if file.is_dir():
+        raise ConfigError(f"{file} is a folder, a file is needed", hint="name a file")
     with _disk_errors(file):
         file.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
@@ -75,12 +77,22 @@ def atomic_directory(path: str | Path) -> Iterator[Path]:
             raise
 
 
+def check_replaceable(path: str | Path, marker: str) -> None:
+    """Raise ConfigError unless ``path`` may be replaced as a whole: it is not there, empty, or holds the file ``marker`` of its kind."""
+    place = Path(path)
+    if place.is_file() or (place.is_dir() and any(place.iterdir()) and not (place / marker).is_file()):
+        raise ConfigError(
+            f"{place} is there and was not made by this command (it has no {marker})",
+            hint="it would be replaced as a whole: name a new folder",
+        )
+
+
 @contextmanager
 def _disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise InfrastructureError(
                 f"no space left while writing {path}", hint="free some space and run the same command again: it goes on where it was"
             ) from error

@@ -10,11 +10,12 @@ A case is contaminated when one training record holds a *meaningful* part of it,
    one field share many, so as in Llama 2 (Touvron et al. 2023, section A.6) the covered share decides.
 4. Cases changed here and there are found by MinHash over runs of three words, verified by their exact Jaccard similarity,
    unless they differ in one stretch only (a template around another question).
-5. Cases shorter than ``ngram`` words match only a message, or a whole record, that says exactly the same.
+5. Cases shorter than ``ngram`` words match a message, or a whole record, that says exactly the same. Where the prompts of the cases are
+   given, a short one is looked for on its own too, whatever is answered (:mod:`posttrain.data.short_prompts`).
 
 Give suite texts without the system prompt (:func:`posttrain.data.words.speech` leaves it out) and with everything that is the case's own:
 its report, its question, its expected answer. A question such as "What was the revenue in 2019?" recurs legitimately, and is a
-leak only together with its report; as a case on its own it is a short text, and matches only as a whole message.
+leak only together with its report. Give prompts only of cases that are their own without the expected answer.
 """
 
 import hashlib
@@ -27,6 +28,7 @@ from numpy.typing import NDArray
 
 from posttrain.data.minhash import band_keys, pairs_between, split_sets, unique_pairs, verified
 from posttrain.data.overlap import Hashes, SuiteIndex, coverage
+from posttrain.data.short_prompts import ShortPrompts
 from posttrain.data.words import UNKNOWN, Ids, difference, grams, passage, segments, sides, words
 from posttrain.errors import CheckFailed
 from posttrain.records import Record
@@ -45,13 +47,14 @@ NEVER_AN_ID = 1 << 40
 Numbers = NDArray[np.int64]
 NOTHING = np.zeros(0, dtype=np.int64)
 Suites = Mapping[str, Sequence[tuple[str, str]]]
+Prompts = Mapping[str, Mapping[str, str]]
 
 
 @dataclass(frozen=True, slots=True)
 class Hit:
     """A contaminated case. ``records`` are positions in the training data, the strongest first; ``overlap`` is that one's:
 
-    the covered share of the case's own words ("ngram"), the Jaccard similarity ("near_duplicate") or 1 ("exact").
+    the covered share of the case's own words ("ngram"), the Jaccard similarity ("near_duplicate") or 1 ("exact", "prompt").
     """
 
     suite: str
@@ -68,7 +71,9 @@ class ContaminationReport:
     """What was compared, what was found, and how many shared runs meant nothing.
 
     ``num_sharing``: cases that share any run of ``ngram`` words with a training record, boilerplate included;
-    ``num_boilerplate``: distinct runs left out as boilerplate. ``precision`` is the share of the cases a plain n-gram check would
+    ``num_boilerplate``: distinct runs left out as boilerplate. ``num_short``: cases with a text or prompt too short for runs;
+    ``num_prompts`` of them were compared by their prompt alone, ``num_inside`` of these inside longer messages too.
+    ``precision`` is the share of the cases a plain n-gram check would
     have flagged that this report upholds. The matches themselves are compared word by word, so every quoted text is in both.
     """
 
@@ -80,6 +85,9 @@ class ContaminationReport:
     ngram: int
     min_coverage: float
     near_jaccard: float
+    num_short: int = 0
+    num_prompts: int = 0
+    num_inside: int = 0
 
     @property
     def precision(self) -> float | None:
@@ -91,6 +99,15 @@ class ContaminationReport:
     def contaminated_records(self) -> frozenset[int]:
         """Positions of the training records to remove."""
         return frozenset(index for hit in self.hits for index in hit.records)
+
+    def short_cases(self) -> str:
+        """How the cases that are too short for runs of words were compared, in one line; empty when there are none."""
+        if not self.num_short:
+            return ""
+        told = f"{self.num_short} of {sum(self.num_cases.values())} suite cases are too short for runs of {self.ngram} words: "
+        told += f"{self.num_prompts} compared by their prompt alone, {self.num_inside} of them inside longer messages too"
+        rest = self.num_short - self.num_prompts
+        return f"{told}; {rest} only as a whole text" if rest else told
 
     def check(self, waiver: str | None = None) -> None:
         """Raise CheckFailed when any case is contaminated, unless ``waiver`` gives a written reason of a few words."""
@@ -107,7 +124,8 @@ class ContaminationReport:
 
     def to_dict(self) -> dict[str, object]:
         """Plain JSON types, for the report and the lineage."""
-        numbers = ("num_records", "num_sharing", "num_boilerplate", "ngram", "min_coverage", "near_jaccard")
+        short = ("num_short", "num_prompts", "num_inside")
+        numbers = ("num_records", "num_sharing", "num_boilerplate", *short, "ngram", "min_coverage", "near_jaccard")
         hits = [{name: getattr(hit, name) for name in Hit.__slots__} | {"records": list(hit.records)} for hit in self.hits]
         return {name: getattr(self, name) for name in numbers} | {
             "num_cases": dict(self.num_cases),
@@ -118,13 +136,20 @@ class ContaminationReport:
 
 
 def contamination(
-    records: Iterable[Record], suites: Suites, *, ngram: int = 13, min_coverage: float = 0.3, near_jaccard: float = 0.5
+    records: Iterable[Record],
+    suites: Suites,
+    *,
+    prompts: Prompts | None = None,
+    ngram: int = 13,
+    min_coverage: float = 0.3,
+    near_jaccard: float = 0.5,
 ) -> ContaminationReport:
     """Compare training records, streamed, with the texts of suites: ``{suite: [(case id, text), ...]}``.
 
+    ``prompts``: ``{suite: {case id: prompt}}``, of the cases whose prompt alone, without the expected answer, is their own.
     Linear in the words of both; memory holds the suites and, for each record, the suite runs it shares.
     """
-    search = _Search(suites, ngram, near_jaccard)
+    search = _Search(suites, ngram, near_jaccard, prompts or {})
     ids: list[str] = []
     for batch in _batches(records):
         search.examine(batch, len(ids))
@@ -140,6 +165,9 @@ def contamination(
         ngram=ngram,
         min_coverage=min_coverage,
         near_jaccard=near_jaccard,
+        num_short=search.num_short,
+        num_prompts=search.prompts.num_whole,
+        num_inside=search.prompts.num_inside,
     )
 
 
@@ -155,7 +183,7 @@ Found = dict[int, dict[int, tuple[float, str]]]  # case -> record -> (overlap, k
 class _Search:
     """The suites, indexed, and what the records seen so far share with them."""
 
-    def __init__(self, suites: Suites, ngram: int, near_jaccard: float) -> None:
+    def __init__(self, suites: Suites, ngram: int, near_jaccard: float, prompts: Prompts) -> None:
         self._names = [(suite, case_id) for suite, cases in suites.items() for case_id, _ in cases]
         self._texts = [text for cases in suites.values() for _, text in cases]
         self._suite_of = np.repeat(np.arange(len(suites)), [len(cases) for cases in suites.values()])
@@ -164,6 +192,14 @@ class _Search:
         self._near_jaccard = near_jaccard
         self._index = SuiteIndex(self._texts, ngram)
         self._short = self._short_texts()
+        asked = {
+            case: (suite, prompts[suite][case_id], self._texts[case])
+            for case, (suite, case_id) in enumerate(self._names)
+            if case_id in prompts.get(suite, {})
+        }
+        self.prompts = ShortPrompts(asked, ngram)
+        short = {case for cases in self._short.values() for case in cases}
+        self.num_short = len(short | {case for case, (_, prompt, _) in asked.items() if 0 < len(words(prompt)) < ngram})
         self._shared: list[tuple[Numbers, Numbers]] = []  # (record, run) of every batch
         self._frequency = np.zeros(len(self._index.hashes), dtype=np.int64)  # different training records a run
         self._digests: set[bytes] = set()
@@ -220,6 +256,8 @@ class _Search:
             for offset, record in enumerate(batch):
                 whole = " ".join(words("\n".join(sides(record))))
                 self._exact += [(case, first + offset) for case in self._short.get(whole, ())]
+        for offset, record in enumerate(batch):
+            self.prompts.examine(record, first + offset, new=bool(new[offset]))
         self._examine_near(ids, owner + first)
 
     def _is_new(self, texts: Sequence[str]) -> bool:
@@ -266,6 +304,9 @@ class _Search:
             found.setdefault(case, {})[row] = (share, "ngram")
         for case, row in self._exact:
             found.setdefault(case, {}).setdefault(row, (1.0, "exact"))
+        num_different = len(self._digests)
+        for case, row in self.prompts.found(lambda count: bool(_is_boilerplate(np.array(count), num_different))):
+            found.setdefault(case, {}).setdefault(row, (1.0, "prompt"))
         for case, row, similarity in self._near:
             found.setdefault(case, {}).setdefault(row, (similarity, "near_duplicate"))
         sharing = np.unique(index.case[shared[index.run]]).size

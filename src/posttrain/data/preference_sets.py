@@ -1,10 +1,11 @@
 """Published preference sets that come as pairs; sets with judgements of several people are read by ``comparisons``."""
 
 import hashlib
+from collections.abc import Sequence
 
 from posttrain.data.conversations import Row, text
 from posttrain.data.shapes import row_about, shape
-from posttrain.records import FieldError, Message, PreferencePair, Record
+from posttrain.records import FieldError, Message, PreferencePair, Record, UnpairedLabel
 
 
 @shape("llmbar", PreferencePair, "input output_1 output_2 label")
@@ -21,15 +22,20 @@ def _llmbar(row: Row) -> Record:
     )
 
 
-def prompt_key(pair: PreferencePair) -> str:
+def prompt_key(pair: PreferencePair | UnpairedLabel) -> str:
     """The same for pairs of one prompt, whatever their answers: what an interval groups by."""
     return hashlib.sha256(repr((pair.prompt, pair.tools)).encode()).hexdigest()
 
 
-def dialogue_key(pair: PreferencePair) -> str:
-    """The same for pairs of one dialogue, however far it went: its first user turn, case and white space aside.
+def dialogue_key(pair: PreferencePair | UnpairedLabel) -> str:
+    """The same for answers in one dialogue, however far it went: its first user turn, case and white space aside.
 
     What a split keeps apart: the longer prompt of a dialogue holds the shorter one and an answer to it.
     """
-    first = next((message.content for message in pair.prompt if message.role == "user"), None)
-    return prompt_key(pair) if first is None else hashlib.sha256(" ".join(first.split()).casefold().encode()).hexdigest()
+    return first_turn_key(pair.prompt) or prompt_key(pair)
+
+
+def first_turn_key(messages: Sequence[Message]) -> str:
+    """The hash of the first user turn, case and white space aside; "" where there is none."""
+    first = next((message.content for message in messages if message.role == "user"), None)
+    return "" if first is None else hashlib.sha256(" ".join(first.split()).casefold().encode()).hexdigest()

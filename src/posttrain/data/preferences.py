@@ -36,7 +36,7 @@ SPLITS: Mapping[str, Mapping[str, int]] = {
     "reward": {"harmless": 250, "qa": 40, "instructions": 40},
     "held-out": {"harmless": 250, "qa": 40, "instructions": 40},
     "calibration": {"harmless": 50, "qa": 20, "instructions": 15},
-    "test": {"harmless": 70, "qa": 40, "instructions": 30},
+    "test": {"harmless": 240, "qa": 150, "instructions": 50},
 }
 """Comparisons of each source in each file; prompts are drawn in this order after the suite's."""
 FOLDER, SUITE = Path("recipes/data"), Path("suites/preference.jsonl")

@@ -12,7 +12,7 @@ from typing import Any, Literal, NoReturn, TextIO
 from posttrain.config.files import atomic_text
 from posttrain.data.shapes import Shape, matching, shapes
 from posttrain.data.sources import BadRow, Source, open_source
-from posttrain.errors import ConfigError, DataError, PosttrainError, suggest
+from posttrain.errors import ConfigError, DataError, InfrastructureError, PosttrainError, suggest
 from posttrain.records import (
     Comparison,
     Demonstration,
@@ -131,10 +131,25 @@ class RecordReader(Iterator[Record]):
     def __next__(self) -> Record:
         return next(self._records)
 
+    @property
+    def position(self) -> int:
+        """Where the row given last stands in its file: its line, or its row where the format has no lines, from 1."""
+        return self._last[1]
+
+    @property
+    def where(self) -> str:
+        """:attr:`position` with its file: ``file:line``, or ``file, row n``."""
+        return f"{self._source.path}:{self.position}" if self._source.unit == "line" else f"{self._source.path}, row {self.position}"
+
     def set_aside(self, error: PosttrainError) -> None:
         """Put the row given last among the rejects, for what its reader found wrong with it; the counts stay as they are."""
         row, position = self._last
-        self._rejects = self._rejects or self._open.enter_context(atomic_text(self._rejects_path))
+        try:
+            self._rejects = self._rejects or self._open.enter_context(atomic_text(self._rejects_path))
+        except (InfrastructureError, OSError) as failure:
+            reason = failure.message if isinstance(failure, InfrastructureError) else str(failure)
+            hint = "give a folder that can be written for the rows that are set aside: --rejects FOLDER, or `rejects:` in a recipe"
+            raise InfrastructureError(f"{error.message}; it cannot be set aside: {reason}", hint=hint) from None
         self._rejects.write(json.dumps(_reject(row, position, error), ensure_ascii=True, default=str) + "\n")
 
     def _read(self) -> Iterator[Record]:
@@ -143,7 +158,7 @@ class RecordReader(Iterator[Record]):
             for position, row in self._source.rows():
                 self._last = row, position
                 try:
-                    record = self._record(row, position)
+                    record = self._record(row)
                 except DataError as error:
                     if not self._skip:
                         raise
@@ -161,8 +176,8 @@ class RecordReader(Iterator[Record]):
             raise DataError(f"{self._source.path}: holds no rows", hint="the export that made it selected nothing: make it again")
         raise DataError(f"no row is good ({self._skipped} set aside in {self._rejects_path}); the first: {first.message}", hint=first.hint)
 
-    def _record(self, row: dict[str, Any] | BadRow, position: int) -> Record:
-        where = f"{self._source.path}:{position}" if self._source.unit == "line" else f"{self._source.path}, row {position}"
+    def _record(self, row: dict[str, Any] | BadRow) -> Record:
+        where, position = self.where, self.position
         if isinstance(row, BadRow):
             raise DataError(f"{where}: {row.problem}", hint=row.fix)
         try:

@@ -8,9 +8,22 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from posttrain.config import Registry
-from posttrain.data.conversations import Row, is_transcript, json_value, messages, side, text, tools, transcript, with_system
+from posttrain.data.conversations import (
+    Row,
+    answer,
+    is_transcript,
+    json_value,
+    messages,
+    number,
+    side,
+    text,
+    tools,
+    transcript,
+    truth,
+    with_system,
+    with_untrained,
+)
 from posttrain.records import (
-    UNTRAINED_TURNS,
     Comparison,
     Demonstration,
     FeedbackEvent,
@@ -26,8 +39,6 @@ from posttrain.records import (
 )
 
 Turns = tuple[Message, ...]
-TRUE_WORDS = ("true", "1", "1.0", "good", "yes")
-FALSE_WORDS = ("false", "0", "0.0", "bad", "no")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,27 +84,18 @@ def row_about(row: Row, *used: str) -> dict[str, Any]:
     return {"id": str(row.get("id", "")), "source": str(row.get("source", "")), "metadata": {**rest, **given}}
 
 
-def _untrained(raw: Any, about: dict[str, Any]) -> dict[str, Any]:
-    """OpenAI's per-message ``weight: 0`` noted in the metadata."""
-    items = json_value(raw, "messages")
-    positions = [i for i, item in enumerate(items) if isinstance(item, Mapping) and item.get("weight") is not None and not _weight(item, i)]
-    return {**about, "metadata": {**about["metadata"], UNTRAINED_TURNS: positions}} if positions else about
-
-
-def _weight(item: Row, position: int) -> bool:
-    if item["weight"] not in (0, 1):
-        raise FieldError(f"messages[{position}].weight", "is neither 0 nor 1", item["weight"], fix="1 trains on the turn, 0 does not")
-    return bool(item["weight"])
-
-
 # --- demonstrations ---------------------------------------------------------------------------------------------
 
 
 @shape("messages", Demonstration, "messages")
 def _messages(row: Row) -> Record:
-    turns = with_system(row, messages(row["messages"], "messages"))
-    about = _untrained(row["messages"], row_about(row, "messages"))
-    return Demonstration(messages=turns, tools=tools(row), **about)
+    """``num_prompt_messages``, as this package writes it, says that the first messages are a prompt that does not train."""
+    turns = with_untrained(row, with_system(row, messages(row["messages"], "messages")))
+    about, count = row_about(row, "messages", "num_prompt_messages"), row.get("num_prompt_messages") or 0
+    about["metadata"].pop("untrained_turns", None)
+    if count not in range(max(len(turns), 1)):
+        raise FieldError("num_prompt_messages", f"is no number of messages before the last of {len(turns)}", count, fix="remove it")
+    return Demonstration(messages=turns, tools=tools(row), num_prompt_messages=count, **about)
 
 
 @shape("sharegpt", Demonstration, "conversations")
@@ -104,8 +106,11 @@ def _sharegpt(row: Row) -> Record:
 
 @shape("prompt_completion", Demonstration, "prompt completion")
 def _prompt_completion(row: Row) -> Record:
-    turns = with_system(row, side(row["prompt"], "prompt", "user")) + side(row["completion"], "completion", "assistant")
-    return Demonstration(messages=turns, tools=tools(row), **row_about(row, "prompt", "completion"))
+    prompt = side(row["prompt"], "prompt", "user")
+    completion = answer(row["prompt"], prompt, row["completion"], "completion")
+    prompt = with_system(row, prompt)
+    about = row_about(row, "prompt", "completion")
+    return Demonstration((*prompt, *completion), tools=tools(row), num_prompt_messages=len(prompt), **about)
 
 
 @shape("alpaca", Demonstration, "instruction output")
@@ -117,8 +122,7 @@ def _alpaca(row: Row) -> Record:
             raise FieldError(f"history[{position}]", "is not a [question, answer] pair", turn, fix="give pairs of strings")
         for role, said in zip(("user", "assistant"), turn, strict=True):
             past.append(Message(role=role, content=text(said, f"history[{position}]")))
-    answer = Message(role="assistant", content=text(row["output"], "output"))
-    turns = with_system(row, (*past, _instruction(row), answer))
+    turns = with_system(row, (*past, _instruction(row), Message(role="assistant", content=text(row["output"], "output"))))
     return Demonstration(messages=turns, tools=tools(row), **row_about(row, "instruction", "input", "output", "history"))
 
 
@@ -145,8 +149,8 @@ def _preference(row: Row) -> Record:
     """``prompt`` explicit, or implicit: the common beginning of both sides (messages, HH transcripts or plain text, as in TRL)."""
     if row.get("prompt") is not None:
         prompt = side(row["prompt"], "prompt", "user")
-        sides = [_after(prompt, side(row[column], column, "assistant")) for column in ("chosen", "rejected")]
-        return _pair(row, prompt, sides, "prompt")
+        sides = [answer(row["prompt"], prompt, row[column], column) for column in ("chosen", "rejected")]
+        return _not_imitated(row, _pair(row, prompt, sides, "prompt"), "prompt", "chosen")
     if is_transcript(row["chosen"]):
         chosen, rejected = transcript(row["chosen"], "chosen"), transcript(row["rejected"], "rejected")
     elif isinstance(row["chosen"], str):
@@ -161,15 +165,14 @@ def _preference(row: Row) -> Record:
     if not shared:
         fix = "both sides must begin with the same turns, or give a 'prompt' column"
         raise FieldError("chosen", "shares no prompt with 'rejected'", chosen[0].content if chosen else "", fix=fix)
-    pair = _pair(row, chosen[:shared], (chosen[shared:], rejected[shared:]))
-    if is_transcript(row["chosen"]):  # HH-RLHF: the better answer can be harmful too, so it is never to be imitated
-        pair = replace(pair, metadata={**pair.metadata, "imitation": False})
+    return _not_imitated(row, _pair(row, chosen[:shared], (chosen[shared:], rejected[shared:])), "chosen")
+
+
+def _not_imitated(row: Row, pair: PreferencePair, *columns: str) -> PreferencePair:
+    """HH-RLHF, known by its transcripts: the better answer can be harmful too, so it is never to be imitated."""
+    if any(is_transcript(row[column]) for column in columns):
+        return replace(pair, metadata={**pair.metadata, "imitation": False})
     return pair
-
-
-def _after(prompt: Turns, full: Turns) -> Turns:
-    """The completion of a side that repeats the prompt in front of it."""
-    return full[len(prompt) :] if full[: len(prompt)] == prompt else full
 
 
 def _plain_pair(row: Row) -> PreferencePair:
@@ -196,8 +199,8 @@ def _pair(row: Row, prompt: Turns, sides: Iterable[Turns], *used: str) -> Prefer
         chosen=chosen,
         rejected=rejected,
         tools=tools(row),
-        probability=1.0 if row.get("probability") in (None, "") else _number(row["probability"], "probability"),
-        margin=None if margin in (None, "") else _number(margin, "margin"),
+        probability=1.0 if row.get("probability") in (None, "") else number(row["probability"], "probability"),
+        margin=None if margin in (None, "") else number(margin, "margin"),
         **row_about(row, "chosen", "rejected", "probability", "margin", *used),
     )
 
@@ -229,7 +232,8 @@ def _openai_preference(row: Row) -> Record:
 
 @shape("unpaired", UnpairedLabel, "prompt completion label")
 def _unpaired(row: Row) -> Record:
-    prompt, completion = side(row["prompt"], "prompt", "user"), side(row["completion"], "completion", "assistant")
+    prompt = side(row["prompt"], "prompt", "user")
+    completion = answer(row["prompt"], prompt, row["completion"], "completion")
     return _unpaired_label(row, prompt, completion, "prompt", "completion")
 
 
@@ -247,22 +251,8 @@ def _unpaired_sharegpt(row: Row) -> Record:
 
 def _unpaired_label(row: Row, prompt: Turns, completion: Turns, *used: str) -> UnpairedLabel:
     about = row_about(row, "label", *used)
-    label = _truth(row["label"], "label")
+    label = truth(row["label"], "label")
     return UnpairedLabel(prompt=with_system(row, prompt), completion=completion, label=label, tools=tools(row), **about)
-
-
-def _truth(value: Any, field: str) -> bool:
-    said = str(value).strip().lower()
-    if said not in TRUE_WORDS + FALSE_WORDS:
-        raise FieldError(field, "is neither true nor false", value, fix="use true for a good answer, false for a bad one")
-    return said in TRUE_WORDS
-
-
-def _number(value: Any, field: str) -> float:
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        raise FieldError(field, "is not a number", value, fix="give a number, or leave the column out") from None
 
 
 @shape("comparison", Comparison, "prompt completion_a completion_b judgements")
@@ -271,16 +261,18 @@ def _comparison(row: Row) -> Record:
     given = json_value(row["judgements"], "judgements")
     if not isinstance(given, list):
         raise FieldError("judgements", "is not a list", given, fix='give a list of {"annotator", "choice", "rubric"}; or []')
-    prompt = with_system(row, side(row["prompt"], "prompt", "user"))
-    a, b = (_answer(row[column], column) for column in ("completion_a", "completion_b"))
+    prompt = side(row["prompt"], "prompt", "user")
+    a, b = (_answer(row, prompt, column) for column in ("completion_a", "completion_b"))
     judgements = tuple(_judgement(item, f"judgements[{position}]") for position, item in enumerate(given))
     about = row_about(row, "prompt", "completion_a", "completion_b", "judgements", "gold")
-    return Comparison(prompt=prompt, a=a, b=b, judgements=judgements, gold=row.get("gold") or None, tools=tools(row), **about)
+    return Comparison(
+        prompt=with_system(row, prompt), a=a, b=b, judgements=judgements, gold=row.get("gold") or None, tools=tools(row), **about
+    )
 
 
-def _answer(value: Any, field: str) -> Turns:
+def _answer(row: Row, prompt: Turns, column: str) -> Turns:
     """An answer as in every shape, but empty text is one too."""
-    return (Message(role="assistant"),) if value == "" else side(value, field, "assistant")
+    return (Message(role="assistant"),) if row[column] == "" else answer(row["prompt"], prompt, row[column], column)
 
 
 def _judgement(item: Any, where: str) -> Judgement:
@@ -295,7 +287,7 @@ def _judgement(item: Any, where: str) -> Judgement:
         raise FieldError(f"{where}.dimensions", "is not an object", dimensions, fix="give the rubric's dimensions and their answers")
     return Judgement(
         **said,
-        strength=None if strength is None else _number(strength, f"{where}.strength"),
+        strength=None if strength is None else number(strength, f"{where}.strength"),
         first_shown=item.get("first_shown") or None,
         dimensions=dict(dimensions),
         created=text(item.get("created"), f"{where}.created", required=False),
@@ -333,7 +325,7 @@ def _step_labels(row: Row, prompt: str, steps: str, labels: Any, *used: str) -> 
     return StepLabels(
         prompt=with_system(row, side(row[prompt], prompt, "user")),
         steps=tuple(text(step, f"{steps}[{position}]") for position, step in enumerate(given)),
-        labels=tuple(None if label is None else _truth(label, f"labels[{position}]") for position, label in enumerate(labels)),
+        labels=tuple(None if label is None else truth(label, f"labels[{position}]") for position, label in enumerate(labels)),
         **row_about(row, prompt, steps, *used),
     )
 
@@ -368,9 +360,10 @@ def _task(row: Row, prompt: Turns, verifier: Any, reference: Any, *used: str) ->
 @shape("feedback", FeedbackEvent, "prompt completion signal policy_version")
 def _feedback(row: Row) -> Record:
     said: dict[str, Any] = {column: text(row.get(column), column) for column in ("signal", "policy_version", "consent", "created")}
+    prompt = side(row["prompt"], "prompt", "user")
     return FeedbackEvent(
-        prompt=with_system(row, side(row["prompt"], "prompt", "user")),
-        completion=side(row["completion"], "completion", "assistant"),
+        prompt=with_system(row, prompt),
+        completion=answer(row["prompt"], prompt, row["completion"], "completion"),
         value=row.get("value"),
         **said,
         **row_about(row, "prompt", "completion", "value", *said),

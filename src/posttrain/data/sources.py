@@ -60,18 +60,19 @@ class Source:
 
 
 def open_source(path: str | Path, *, split: str | None = None) -> Source:
-    """Recognise ``path`` (a file, or a `datasets` folder with its ``split``). Raises DataError with what it is instead."""
+    """Recognise ``path`` (a file, or a folder of `datasets` or of Parquet shards, with its ``split``). Raises DataError with what it is
+    instead."""
     from posttrain.data import tables, texts
 
     file = Path(path)
-    if not file.exists():
-        near = (
-            suggest(file.name, [entry.name for entry in file.parent.iterdir()]) if file.parent.is_dir() else f"{file.parent} does not exist"
-        )
-        raise DataError(f"{file}: no such file", hint=f"check the path ({near})")
+    check_exists(file)
     if file.is_dir():
+        if shards := tables.hub_shards(file, split):
+            return Source(file, "parquet", "row", lambda: tables.shard_rows(shards))
         folder = tables.datasets_folder(file, split)
         return Source(folder, "datasets", "row", lambda: tables.arrow_folder_rows(folder))
+    if not file.is_file():
+        raise DataError(f"{file}: is a pipe or a device, which can be read only once", hint="write it to a file first")
     if split is not None:
         raise DataError(f"{file}: a file has no split '{split}'", hint="leave the split out; only `datasets` folders have splits")
     head = read_head(file)
@@ -91,6 +92,15 @@ def open_source(path: str | Path, *, split: str | None = None) -> Source:
     raise DataError(f"{file}: not a format that can be read; it begins with {head[:40]!r}", hint=f"accepted: {FORMATS}")
 
 
+def check_exists(file: Path) -> None:
+    """Raise DataError, with the nearest name there is, for a file or folder that is not there."""
+    if not file.exists():
+        near = (
+            suggest(file.name, [entry.name for entry in file.parent.iterdir()]) if file.parent.is_dir() else f"{file.parent} does not exist"
+        )
+        raise DataError(f"{file}: no such file", hint=f"check the path ({near})")
+
+
 def _text_format(head: bytes, suffix: str | None) -> str | None:
     """ "jsonl", "json" or "csv", by the first bytes; the suffix decides only where they leave it open."""
     start = head.removeprefix(b"\xef\xbb\xbf").lstrip()
@@ -99,7 +109,7 @@ def _text_format(head: bytes, suffix: str | None) -> str | None:
     if start[:1] == b"[":
         return "json"
     if start[:1] != b"{":
-        return suffix
+        return suffix or ("csv" if _is_csv(start) else None)
     first, newline, rest = start.partition(b"\n")
     if not newline:  # one line so far: a whole JSON object, or a JSONL row longer than the head
         return suffix or "jsonl"
@@ -108,6 +118,16 @@ def _text_format(head: bytes, suffix: str | None) -> str | None:
     except ValueError:
         return suffix or "jsonl"
     return "jsonl" if rest.strip() else suffix or "jsonl"
+
+
+def _is_csv(start: bytes) -> bool:
+    """Whether a text begins with a line of two or more column names and a line with as many separators or more."""
+    lines = start.decode("utf-8", errors="replace").splitlines()[:2]
+    for separator in ",;\t":
+        names = [name.strip().strip('"') for name in lines[0].split(separator)]
+        if len(names) > 1 and len(lines) > 1 and lines[1].count(separator) >= len(names) - 1:
+            return all(name.isidentifier() for name in names)
+    return False
 
 
 def read_head(path: Path) -> bytes:

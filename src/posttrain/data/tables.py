@@ -2,17 +2,20 @@
 
 import gzip
 import json
+import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from posttrain.data.conversations import ARGUMENT_KEYS
 from posttrain.data.sources import Rows, broken
 from posttrain.errors import DataError, suggest
 
 BATCH_ROWS = 256
+FREE_KEYS = (*ARGUMENT_KEYS, "tools", "functions")  # objects whose keys differ from row to row
 READ_BYTES = 1 << 20  # buffered reads keep a large column chunk out of memory
 
 
@@ -26,7 +29,7 @@ def parquet_rows(path: Path) -> Rows:
             with pq.ParquetFile(plain, pre_buffer=False, buffer_size=READ_BYTES) as table:
                 position = 0
                 for batch in table.iter_batches(batch_size=BATCH_ROWS):
-                    for row in batch.to_pylist():
+                    for row in _plain_rows(batch):
                         position += 1
                         yield position, row
         except (pa.ArrowInvalid, OSError) as error:
@@ -56,11 +59,38 @@ def arrow_rows(path: Path, first: int = 1) -> Rows:
         with pa.OSFile(str(path), "rb") as file:
             for batch in _batches(file):
                 for start in range(0, batch.num_rows, BATCH_ROWS):
-                    for row in batch.slice(start, BATCH_ROWS).to_pylist():
+                    for row in _plain_rows(batch.slice(start, BATCH_ROWS)):
                         yield position, row
                         position += 1
     except (pa.ArrowInvalid, OSError) as error:
         broken(path, f"damaged Arrow file: {_short(error)}", "the copy or download was cut: get the file again")
+
+
+def _plain_rows(batch: Any) -> list[dict[str, Any]]:
+    """The rows of a batch without the nulls its struct types put into calls and tool signatures.
+
+    A struct column holds every key that any of its rows has, so a call f(x) beside a call g(y) comes out as {"x": 1, "y": null}. A null
+    that was meant cannot be told from one that the type put there; who needs it keeps arguments and tools as JSON text.
+    """
+    import pyarrow as pa
+
+    rows: list[dict[str, Any]] = batch.to_pylist()
+    nested = [field.name for field in batch.schema if pa.types.is_nested(field.type)]
+    for row in rows:
+        for name in nested:
+            row[name] = _without_nulls(row[name], inside=name in FREE_KEYS)
+    return rows
+
+
+def _without_nulls(value: Any, *, inside: bool) -> Any:
+    """``value`` with the null entries of objects under :data:`FREE_KEYS` left out (``inside``: it stands under one)."""
+    if isinstance(value, list):
+        return [_without_nulls(item, inside=inside) for item in value]
+    if isinstance(value, dict):
+        return {
+            key: _without_nulls(item, inside=inside or key in FREE_KEYS) for key, item in value.items() if not (inside and item is None)
+        }
+    return value
 
 
 def _batches(file: Any) -> Iterator[Any]:
@@ -72,6 +102,39 @@ def _batches(file: Any) -> Iterator[Any]:
     else:
         file.seek(0)
         yield from pa.ipc.open_stream(file)
+
+
+def hub_shards(folder: Path, split: str | None) -> list[Path]:
+    """The Parquet files of one split of a folder as the hub has it (``data/train-00000-of-00002.parquet``, ``train/0.parquet``), in order;
+    none where it is no such folder. Raises DataError where the split is not said, not there, or lacks a shard."""
+    splits: dict[str, list[Path]] = {}
+    for file in sorted(folder.rglob("*.parquet")):
+        inside = file.relative_to(folder)
+        named = re.fullmatch(r"(.+?)(?:-\d{5}-of-\d{5}(?:-\w+)?)?", inside.stem)
+        is_numbered = inside.stem.isdigit() and len(inside.parts) > 1
+        name = inside.parts[-2] if is_numbered else named[1] if named else inside.stem
+        splits.setdefault(name, []).append(file)
+    if not splits or (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file():
+        return []
+    if split is None and len(splits) > 1:
+        raise DataError(f"{folder}: has several splits: {', '.join(splits)}", hint="name one of its files, or keep one split in the folder")
+    if split is not None and split not in splits:
+        raise DataError(f"{folder}: has no split '{split}'", hint=suggest(split, splits))
+    shards = splits[split] if split is not None else next(iter(splits.values()))
+    for file in shards:
+        if (counted := re.search(r"-\d{5}-of-(\d{5})", file.stem)) and int(counted[1]) != len(shards):
+            broken(folder, f"holds {len(shards)} of the {int(counted[1])} shards that {file.name} speaks of", "copy the whole folder again")
+    return shards
+
+
+def shard_rows(shards: Sequence[Path]) -> Rows:
+    """Rows of several Parquet files as of one, counted through."""
+    before = 0
+    for shard in shards:
+        position = 0
+        for position, row in parquet_rows(shard):
+            yield before + position, row
+        before += position
 
 
 def datasets_folder(folder: Path, split: str | None) -> Path:

@@ -5,6 +5,7 @@ import csv
 import io
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
@@ -19,7 +20,7 @@ MAX_CELL = 16 << 20  # characters of one CSV cell; a longer one is an unclosed q
 
 CONTAINERS = ("data", "rows", "records", "examples", "instances", "items", "train", "test", "validation")
 _ROWS = re.compile(r"\[\s*\{")
-_NOT_BLANK = re.compile(r"[^ \t\r\n]")
+_NOT_BLANK = re.compile(r"[^ \t\r\n\ufeff]")  # files joined behind one another may each bring a byte-order mark
 
 
 def _refuse_constant(name: str) -> Any:
@@ -51,8 +52,7 @@ def jsonl_rows(path: Path) -> Rows:
                     f"line {number} is longer than {MAX_LINE >> 20} MiB",
                     "is it one JSON value? write one object a line, or name the file .json",
                 )
-            if number == 1:
-                raw = raw.removeprefix(b"\xef\xbb\xbf")
+            raw = raw.removeprefix(b"\xef\xbb\xbf")
             if raw.strip():
                 yield number, _json_row(raw)
 
@@ -75,18 +75,11 @@ def _json_row(raw: bytes) -> dict[str, Any] | BadRow:
 
 
 def json_rows(path: Path) -> Rows:
-    """The objects of a JSON array, of an array under a key such as "data", or objects one after another. Memory: one row."""
+    """The objects of JSON arrays, of an array under a key such as "data", or objects one after another. Memory: one row."""
     with damage(path), open_bytes(path) as stream:
-        scan = _Scanner(stream, path)
-        scan.enter_array()
-        number = 0
-        while scan.peek():
-            number += 1
-            raw, value = scan.value(number)
+        for number, (raw, value) in enumerate(_Scanner(stream, path).values(), start=1):
             bad = BadRow(f"a row must be an object, found {type(value).__name__}", 'write {"column": value, ...}', raw)
             yield number, value if isinstance(value, dict) else bad
-            if scan.inside and not scan.next_item(number):
-                return
 
 
 class _Scanner:
@@ -99,7 +92,36 @@ class _Scanner:
         self._text = ""
         self._at = 0
         self._ended = False
-        self.inside = False  # between the brackets of an array
+        self._number = 0  # of the row read last
+
+    def values(self) -> Iterator[tuple[str, Any]]:
+        """Raw text and value of every row: items of arrays, of the array of rows in an object, or objects themselves."""
+        rows = self._rows_of_object() if self.peek() == "{" else None
+        plain = rows is None  # the first object tells: objects are rows, or they hold an array of rows
+        while sign := self.peek():
+            if sign == "{" and not plain:
+                rows = rows or self._rows_of_object()
+            if sign == "[":
+                self._at += 1
+                yield from self._items()
+            elif rows is not None:
+                (name, self._at), rows = rows, None
+                yield from self._items()
+                self._end_object(name)
+            else:
+                yield self._row()
+
+    def _items(self) -> Iterator[tuple[str, Any]]:
+        """The items of the array that begins here, past its closing bracket."""
+        if self.peek() == "]":
+            broken(self._path, "the array is empty", "make the file again")
+        yield self._row()
+        while self._next_item():
+            yield self._row()
+
+    def _row(self) -> tuple[str, Any]:
+        self._number += 1
+        return self._value()
 
     def _fill(self) -> None:
         """Read on. The step grows with the window, so a long value costs linear time."""
@@ -125,7 +147,7 @@ class _Scanner:
                 return ""
             self._fill()
 
-    def value(self, number: int) -> tuple[str, Any]:
+    def _value(self) -> tuple[str, Any]:
         """The raw text and the value that begin here."""
         while True:
             try:
@@ -136,56 +158,90 @@ class _Scanner:
                     return raw, value
             except (ValueError, RecursionError) as error:
                 if self._ended or len(self._text) - self._at > MAX_LINE:
-                    self._refuse(number, error)
+                    self._refuse(error)
             self._fill()
 
-    def _refuse(self, number: int, error: ValueError | RecursionError) -> NoReturn:
+    def _refuse(self, error: ValueError | RecursionError) -> NoReturn:
         cut = self._ended and isinstance(error, json.JSONDecodeError) and error.pos >= len(self._text.rstrip()) - 1
         if cut or "Unterminated string" in str(error):
-            broken(self._path, f"the file ends in the middle of row {number}", "the copy or download was cut: get the file again")
+            broken(self._path, f"the file ends in the middle of row {self._number}", "the copy or download was cut: get the file again")
         seen = self._text[self._at : self._at + 60]
-        broken(self._path, f"row {number} is not valid JSON: {getattr(error, 'msg', error)}, in {seen!r}")
+        broken(self._path, f"row {self._number} is not valid JSON: {getattr(error, 'msg', error)}, in {seen!r}")
 
-    def enter_array(self) -> None:
-        """Go to the first row: into the array at the top, or into the one under a key of :data:`CONTAINERS`."""
-        if self.peek() == "[":
+    def _rows_of_object(self) -> tuple[str, int] | None:
+        """Key and place of the array of rows in the object that begins here; None when it has none, so that it is a row itself."""
+        while True:
+            try:
+                return self._find_rows()
+            except RecursionError:
+                return None
+            except (ValueError, IndexError):  # not JSON, or the window ends here
+                if self._ended or len(self._text) - self._at > MAX_LINE:
+                    return None
+            self._fill()
+
+    def _find_rows(self) -> tuple[str, int] | None:
+        at, empty = self._at + 1, ""
+        keys: set[str] = set()
+        while True:
+            key, at = _DECODER.raw_decode(self._text, _skip(self._text, at))
+            at = _skip(self._text, at)
+            if self._text[at] != ":":
+                return None
+            at = _skip(self._text, at + 1)
+            if key in CONTAINERS and _ROWS.match(self._text, at):
+                if empty:
+                    self._refuse_second(empty, key)
+                return key, at + 1
+            value, at = _DECODER.raw_decode(self._text, at)
+            keys.add(key)
+            empty = key if key in CONTAINERS and value == [] else empty
+            at = _skip(self._text, at)
+            if self._text[at] != ",":
+                break
+            at += 1
+        if empty and keys <= set(CONTAINERS):
+            broken(self._path, f"the array under '{empty}' is empty", "make the file again")
+        return None
+
+    def _end_object(self, name: str) -> None:
+        """Past the end of an object whose rows have been read; another array of rows in it is refused."""
+        while (sign := self.peek()) == ",":
             self._at += 1
-            self.inside = self.peek() != "]"
-            if not self.inside:
-                broken(self._path, "the array is empty", "make the file again")
-            return
-        rows = self._container()
-        if rows is not None:
-            self._at, self.inside = rows, True
+            self.peek()
+            key = self._value()[1]
+            if self.peek() != ":":
+                break
+            self._at += 1
+            self.peek()
+            if key in CONTAINERS and self._begins_rows():
+                self._refuse_second(name, key)
+            self._value()
+        if sign != "}":
+            self._refuse_end(sign, "'}'")
+        self._at += 1
 
-    def _container(self) -> int | None:
-        """Where the rows of an object's array begin, when its key stands in the first window; None when it holds no such array."""
-        at = self._at + 1
-        try:
-            while True:
-                key, at = _DECODER.raw_decode(self._text, _skip(self._text, at))
-                at = _skip(self._text, at)
-                if self._text[at] != ":":
-                    return None
-                at = _skip(self._text, at + 1)
-                if key in CONTAINERS and _ROWS.match(self._text, at):
-                    return at + 1
-                at = _skip(self._text, _DECODER.raw_decode(self._text, at)[1])
-                if self._text[at] != ",":
-                    return None
-                at += 1
-        except (ValueError, IndexError, RecursionError):
-            return None
+    def _begins_rows(self) -> bool:
+        while len(self._text) - self._at < HEAD and not self._ended:
+            self._fill()
+        return bool(_ROWS.match(self._text, self._at)) or self._text.startswith("[]", self._at)
 
-    def next_item(self, number: int) -> bool:
-        """Past the comma to the next item, or False at the closing bracket."""
+    def _refuse_second(self, first: str, second: str) -> NoReturn:
+        both = f"the object holds rows under '{first}' and under '{second}'"
+        broken(self._path, both, "write each of them to a file of its own, and name the one to read")
+
+    def _refuse_end(self, sign: str, due: str) -> NoReturn:
+        what = "the file ends" if not sign else f"{sign!r} stands where {due} should"
+        broken(self._path, f"{what} after row {self._number}", "the copy or download was cut or damaged: get the file again")
+
+    def _next_item(self) -> bool:
+        """Past the comma to the next item, or False past the closing bracket."""
         sign = self.peek()
         if sign not in (",", "]"):
-            what = "the file ends" if not sign else f"{sign!r} stands where ',' or ']' should"
-            broken(self._path, f"{what} after row {number}", "the copy or download was cut or damaged: get the file again")
+            self._refuse_end(sign, "',' or ']'")
         self._at += 1
         if sign == "," and self.peek() == "]":
-            broken(self._path, f"a comma follows the last row ({number})", "remove the comma before ]")
+            broken(self._path, f"a comma follows the last row ({self._number})", "remove the comma before ]")
         return sign == ","
 
 
@@ -217,6 +273,8 @@ def csv_rows(path: Path, *, tabs: bool) -> Rows:
 
 
 def _csv_row(header: list[str], cells: list[str]) -> dict[str, Any] | BadRow:
+    if [cell.removeprefix("\ufeff") for cell in cells] == header:
+        return BadRow("repeats the header line", "files were joined: remove the headers of all but the first", ",".join(cells))
     if len(cells) != len(header):
         fix = "quote cells that hold the separator or a line break"
         return BadRow(f"{len(cells)} cells under {len(header)} columns", fix, ",".join(cells))

@@ -49,9 +49,10 @@ def record_to_row(record: Record) -> dict[str, Any]:
 def _columns(record: Record) -> dict[str, Any]:
     match record:
         case Demonstration():
-            return {"messages": _turns(record.messages)}
+            row: dict[str, Any] = {"messages": _turns(record.messages)}
+            return row | ({"num_prompt_messages": record.num_prompt_messages} if record.num_prompt_messages else {})
         case PreferencePair():
-            row: dict[str, Any] = {"prompt": _turns(record.prompt), "chosen": _turns(record.chosen), "rejected": _turns(record.rejected)}
+            row = {"prompt": _turns(record.prompt), "chosen": _turns(record.chosen), "rejected": _turns(record.rejected)}
             if record.probability != 1.0:
                 row["probability"] = record.probability
             if record.margin is not None:
@@ -106,4 +107,6 @@ def _turn(message: Message) -> dict[str, Any]:
     for name in ("tool_call_id", "name"):
         if getattr(message, name):
             turn[name] = getattr(message, name)
+    if message.untrained:
+        turn["weight"] = 0
     return turn

@@ -21,6 +21,8 @@ def request_hash(identity: Mapping[str, Any], request: GenerationRequest, episod
     """
     asked = asdict(request)
     del asked["id"]
+    for message in asked["messages"]:
+        del message["untrained"]
     return content_hash({"generator": identity, "request": asked, **({"episode": episode} if episode else {})})
 
 

@@ -26,10 +26,12 @@ from posttrain.evaluation.results import (
     EvaluationResult,
     ResultsWriter,
     SampleResult,
+    drop_errors,
     drop_torn_line,
     read_model_scores,
     read_results,
     read_samples,
+    results_hash,
     scores_row,
 )
 from posttrain.evaluation.scores import Asked, ModelScorer, Score, Scorer, ScoringModels, unscored
@@ -80,6 +82,7 @@ def evaluate(
     versions = world_versions(suite)
     _open_folder(root, suite, generator.identity, name, trained_at, models, versions)
     drop_torn_line(root / RESULTS)
+    drop_errors(root)
     done = {result.key for result in read_results(root / RESULTS)}
     wanted = [(case, sample) for case in suite.cases for sample in range(suite.config.samples_per_case)]
     todo = [(case, sample) for case, sample in wanted if (case.id, sample) not in done]
@@ -97,7 +100,8 @@ def evaluate(
     samples.sort(key=lambda result: order[result.key])
     infos = case_infos(suite)
     figures = summarise(samples, infos, suite.slices, suite.score_names)
-    write_json(root / SUMMARY, {"format": 1, **json.loads((root / RUN).read_text(encoding="utf-8")), **figures})
+    run = json.loads((root / RUN).read_text(encoding="utf-8"))
+    write_json(root / SUMMARY, {"format": 1, **run, **figures, "results_hash": results_hash(root)})
     return EvaluationResult.load(root)
 
 

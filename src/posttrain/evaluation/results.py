@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from posttrain.config import content_hash, file_hash
+from posttrain.config.files import write_text
 from posttrain.errors import ConfigError, DataError, InfrastructureError
 from posttrain.evaluation.scores import Score
 
@@ -90,17 +92,52 @@ class EvaluationResult:
             run = json.loads((root / RUN).read_text(encoding="utf-8"))
             summary = json.loads((root / SUMMARY).read_text(encoding="utf-8"))
             cases = [CaseInfo(**json.loads(line)) for line in (root / CASES).read_text(encoding="utf-8").split("\n") if line]
-        except (ValueError, TypeError) as error:
-            raise DataError(f"{root}: damaged results: {error}", hint="remove the folder and evaluate again") from None
-        samples = {result.key: result for result in read_samples(root)}
-        return cls(root, run, summary, {case.id: case for case in cases}, samples)
+            found = cls(root, run, summary, {case.id: case for case in cases}, {result.key: result for result in read_samples(root)})
+            found._check()
+        except (ValueError, TypeError, KeyError) as error:
+            what = f"'{error.args[0]}' is missing" if isinstance(error, KeyError) else str(error)
+            raise DataError(f"{root}: damaged results: {what}", hint="remove the folder and evaluate again") from None
+        return found
+
+    def _check(self) -> None:
+        """Raise ValueError, KeyError or TypeError unless all parts fit together and the results are those the summary was made of."""
+        for part in ("name", "generator_hash", "suite"):
+            self.run[part]
+        if not isinstance(self.run["suite"]["hash"], str):
+            raise ValueError(f"{RUN} does not say which suite was asked")
+        kept = self.summary.get("results_hash")
+        if kept is not None and kept != results_hash(self.folder):
+            raise ValueError(f"{RESULTS} was changed after {SUMMARY} was made of it")
+        scores: set[str] | None = None
+        for sample in self.samples.values():
+            if sample.case not in self.cases:
+                raise ValueError(f"sample {sample.case}#{sample.sample} is of no case in {CASES}")
+            scores = set(sample.scores) if scores is None else scores
+            if scores != set(sample.scores):
+                raise ValueError(f"sample {sample.case}#{sample.sample} has other scores than the first one")
+
+
+def results_hash(root: Path) -> str:
+    """SHA-256 over the lines of all samples and of the scores that came later."""
+    return content_hash([file_hash(root / name) if (root / name).is_file() else "" for name in (RESULTS, MODEL_SCORES)])
+
+
+def drop_errors(root: Path) -> None:
+    """Take samples that ended in an error out of the results, with the scores that came later, so that they are asked again."""
+    failed = {result.key for result in read_results(root / RESULTS) if result.finish_reason == "error"}
+    for name in (RESULTS, MODEL_SCORES) if failed else ():
+        if (root / name).is_file():
+            lines = [line for line in (root / name).read_text(encoding="utf-8").split("\n") if line]
+            rows = [(line, json.loads(line)) for line in lines]
+            write_text(root / name, "".join(line + "\n" for line, row in rows if (row["case"], row["sample"]) not in failed))
 
 
 def read_results(path: Path) -> list[SampleResult]:
-    """All whole lines of a results file."""
+    """All whole lines of a results file. Raises DataError for a damaged line and for a sample that occurs twice."""
     if not path.exists():
         return []
-    results = []
+    results: list[SampleResult] = []
+    seen: set[tuple[str, int]] = set()
     for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
         if line:
             try:
@@ -110,6 +147,11 @@ def read_results(path: Path) -> list[SampleResult]:
                 results.append(SampleResult(**data | tuples, scores=scores))
             except (ValueError, TypeError, KeyError, AttributeError) as error:
                 raise DataError(f"{path}:{number}: damaged line: {error}", hint="remove the folder and evaluate again") from None
+            if results[-1].key in seen:
+                raise DataError(
+                    f"{path}:{number}: sample {data['case']}#{data['sample']} occurs twice", hint="remove the folder and evaluate again"
+                )
+            seen.add(results[-1].key)
     return results
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posttrain.feedback.adjudication import adjudicators
-from posttrain.feedback.effects import longer_side
+from posttrain.feedback.effects import longer_side, order_is_drawn
 from posttrain.feedback.labels import FEWEST, A, B, LabelTable, dawid_skene_fit
 from posttrain.metrics.dawid_skene import MISSING
 from posttrain.metrics.intervals import Interval, design_effect, group_codes, proportion_interval
@@ -60,18 +60,20 @@ def annotators(comparisons: Sequence[Comparison], table: LabelTable, *, alpha: f
 
     Tests: agreement with the others lower than the others' among themselves; gold tasks answered worse than by the others (Fisher's
     exact test); the answer shown first chosen more or less often than half the time; where the annotator and the others decide
-    differently, the longer answer taken more often than half the time. Judgements of one prompt count as their effective number.
+    differently, the longer answer taken more often than half the time. Where the order was not drawn, the answer shown first may be the
+    better one, and only gold tasks can tell: whether they are missed as often when the right answer is shown first as when it is second
+    (Fisher). Judgements of one prompt count as their effective number.
     A judgement that settled its comparison is in no test and no agreement: whoever settles sees only what the others dispute.
     """
     gold = np.array([not adjudicators(one) for one in comparisons]) & (table.gold != MISSING)
     first = np.array([[_first_shown(one, name) for name in table.annotators] for one in comparisons])
     longer = np.array([{"a": A, "b": B, None: MISSING}[longer_side(one)] for one in comparisons])
-    blind = _without_decisions(comparisons, table)
+    blind, drawn = _without_decisions(comparisons, table), order_is_drawn(comparisons) is not False
     matrices = _confusions(blind)
     found, tests = [], []
     for column, name in enumerate(table.annotators):
         found.append(_describe(name, column, table, blind, matrices[column], gold, first[:, column], longer))
-        tests += [(column, one) for one in _tests(column, blind, gold, first[:, column], longer)]
+        tests += [(column, one) for one in _tests(column, blind, gold, first[:, column], longer, drawn)]
     adjusted = holm([one.p for _, one in tests])
     for (column, one), p in zip(tests, adjusted, strict=True):
         if p < alpha:
@@ -149,13 +151,17 @@ def _first_shown(comparison: Comparison, annotator: str) -> int:
     return {"a": A, "b": B, None: MISSING}[shown[-1] if shown else None]
 
 
-def _tests(column: int, table: LabelTable, gold: Bools, first: NDArray[np.int64], longer: NDArray[np.int64]) -> list[Finding]:
+def _tests(column: int, table: LabelTable, gold: Bools, first: NDArray[np.int64], longer: NDArray[np.int64], drawn: bool) -> list[Finding]:
     mine = table.latest[:, column]
     decided = (mine == A) | (mine == B)
     others = _majority_of_others(column, table)
     against = decided & ((others == A) | (others == B)) & (mine != others) & (longer != MISSING)
     found = [_agreement_test(column, table), _gold_test(column, table, gold)]
-    found.append(_half_test("first answer chosen", mine == first, decided & (first != MISSING), table, "two-sided"))
+    if drawn:
+        found.append(_half_test("first answer chosen", mine == first, decided & (first != MISSING), table, "two-sided"))
+    else:
+        certain = gold & ((table.gold == A) | (table.gold == B))
+        found.append(_place_test(mine, first, decided & certain & (first != MISSING), table))
     found.append(_half_test("longer answer chosen against the others", mine == longer, against, table, "greater"))
     return [one for one in found if one is not None]
 
@@ -223,6 +229,22 @@ def _half_test(test: str, values: Bools, keep: Bools, table: LabelTable, alterna
     size = len(chosen) / design_effect(chosen, groups)
     p = float(binomtest(round(float(chosen.mean()) * size), max(1, round(size)), 0.5, alternative=alternative).pvalue)
     return Finding(test, float(chosen.mean()), 0.5, p)
+
+
+def _place_test(mine: NDArray[np.int64], first: NDArray[np.int64], keep: Bools, table: LabelTable) -> Finding | None:
+    """Are gold tasks missed as often whichever place the right answer was shown in? Fisher's exact test on effective numbers."""
+    from scipy.stats import fisher_exact
+
+    counts, shares = list[list[int]](), list[float]()
+    for shown in (keep & (table.gold != first), keep & (table.gold == first)):
+        if shown.sum() < FEWEST:
+            return None
+        missed = (mine != table.gold)[shown].astype(np.float64)
+        size = len(missed) / design_effect(missed, [group for group, kept in zip(table.groups, shown, strict=True) if kept])
+        shares.append(float(missed.mean()))
+        counts.append([round(shares[-1] * size), round(size) - round(shares[-1] * size)])
+    second, first_place = shares
+    return Finding("gold tasks missed with the right answer second", second, first_place, float(fisher_exact(np.array(counts)).pvalue))
 
 
 def _majority_of_others(column: int, table: LabelTable) -> NDArray[np.int64]:

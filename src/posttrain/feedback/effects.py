@@ -25,6 +25,9 @@ class Effects:
     Bradley-Terry scores of the systems named in ``model_a`` and ``model_b``, with the effect of the first place and of twice the length
     beside them (logits); ``no_models`` says why there are none.
 
+    ``order_drawn``: either answer was shown first about as often (either system, where systems are named); where not, what the first place
+    does cannot be told from what the answer shown there is worth. None where the order is not recorded.
+
     Of an annotator who judged a comparison again, the latest judgement counts.
     """
 
@@ -35,6 +38,7 @@ class Effects:
     by_length_alone: Interval | None
     models: BradleyTerry | None
     no_models: str = ""
+    order_drawn: bool | None = None
 
 
 def label_effects(comparisons: Sequence[Comparison], *, seed: int = 0) -> Effects:
@@ -46,7 +50,19 @@ def label_effects(comparisons: Sequence[Comparison], *, seed: int = 0) -> Effect
     first = _share([one.choice == one.first_shown for _, one in shown], [comparison for comparison, _ in shown])
     listed = _share([one.choice == "a" for _, one in decided], [comparison for comparison, _ in decided])
     longer = _share([one.choice == longer_side(comparison) for comparison, one in unequal], [comparison for comparison, _ in unequal])
-    return Effects(first, listed, longer, _best_rule(first or listed), _best_rule(longer), *_models(comparisons, seed))
+    rules = (_best_rule(first or listed), _best_rule(longer))
+    return Effects(first, listed, longer, *rules, *_models(comparisons, seed), order_drawn=order_is_drawn(comparisons))
+
+
+def order_is_drawn(comparisons: Sequence[Comparison]) -> bool | None:
+    """Whether the order looks drawn: side a, or the system named first in the alphabet, was shown first in .4 to .6 of the judgements."""
+    shown = []
+    for comparison, one in judgements_of(comparisons):
+        if one.first_shown:
+            model_a, model_b = (str(comparison.metadata.get(name) or "") for name in ("model_a", "model_b"))
+            is_named = bool(model_a and model_b and model_a != model_b)
+            shown.append((one.first_shown == "a") == (model_a < model_b if is_named else True))
+    return 0.4 <= sum(shown) / len(shown) <= 0.6 if shown else None
 
 
 def answer_length(comparison: Comparison, side: str) -> int:

@@ -17,6 +17,7 @@ PRIOR_COUNTS = 0.25 + 2 * np.eye(len(CHOICES))
 """As if every annotator had judged three comparisons of each kind before, four of five right."""
 A, B, TIE = range(3)
 """Codes of a choice, as :data:`CHOICES` orders them."""
+_SWAPPED = np.array([B, A, TIE, MISSING])  # MISSING is -1 and indexes the last
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,9 @@ def dawid_skene_fit(table: LabelTable) -> tuple[DawidSkene, NDArray[np.int64], N
 
     Annotators who share fewer than :data:`FEWEST` comparisons (with others or with gold tasks) are taken as one, the last row: too
     little is known of each alone. Every matrix begins with the pseudo-counts :data:`PRIOR_COUNTS`.
+
+    Which answer is a and which is b says nothing, so every comparison is taken a second time with its sides swapped: swapped sides give
+    swapped posteriors, and two equally good annotators who differ give one half. The matrices returned are those of the labels as given.
     """
     given = table.latest != MISSING
     checked = (given.sum(axis=1) >= 2) | (table.gold != MISSING)
@@ -68,8 +72,14 @@ def dawid_skene_fit(table: LabelTable) -> tuple[DawidSkene, NDArray[np.int64], N
     alone, rest = table.latest[:, known], table.latest[:, ~known]
     codes = np.full((len(given), alone.shape[1] + 1, max(1, rest.shape[1])), MISSING)
     codes[:, :-1, 0], codes[:, -1, : rest.shape[1]] = alone, rest
-    fit = dawid_skene(codes[:, : rows.max() + 1], len(CHOICES), known=table.gold, smoothing=PRIOR_COUNTS)
-    return fit, rows, known
+    codes = codes[:, : rows.max() + 1]
+    both, gold = np.concatenate((codes, _SWAPPED[codes])), np.concatenate((table.gold, _SWAPPED[table.gold]))
+    fit = dawid_skene(both, len(CHOICES), known=gold, smoothing=2 * PRIOR_COUNTS)
+    posterior = fit.posterior[: len(codes)]
+    votes = (codes[..., None] == np.arange(len(CHOICES))).sum(axis=2)
+    counts = np.einsum("it,ial->atl", posterior, votes) + PRIOR_COUNTS
+    confusion = counts / counts.sum(axis=2, keepdims=True)
+    return replace(fit, posterior=posterior, confusion=confusion, objective=fit.objective / 2), rows, known
 
 
 def prompt_group(comparison: Comparison) -> str:

@@ -91,7 +91,7 @@ def build_pairs(
     pairs: list[PreferencePair] = []
     for comparison, chances in zip(usable, probabilities, strict=True):
         better = float(chances[A] + chances[TIE] / 2)
-        is_tie = better == 0.5 or (method != "mean" and int(np.argmax(chances)) == TIE)
+        is_tie = abs(better - 0.5) < 1e-6 or (method != "mean" and int(np.argmax(chances)) == TIE)
         if is_tie and ties == "drop":
             left_out["tie"] += 1
         elif not is_tie and max(better, 1 - better) < min_confidence:

@@ -75,7 +75,11 @@ def warnings(report: LabelReport) -> list[str]:
     ]
     effects = report.effects
     if effects.first_chosen and not effects.first_chosen.low <= 0.5 <= effects.first_chosen.high:
-        said.append(f"the answer shown first wins {_percent(effects.first_chosen)} of the time: labels depend on the place")
+        wins = f"the answer shown first wins {_percent(effects.first_chosen)} of the time"
+        if effects.order_drawn:
+            said.append(f"{wins}: labels depend on the place")
+        else:
+            said.append(f"{wins}, but the order was not drawn: whether the place or the better answer wins cannot be told; draw the order")
     if effects.longer_chosen and effects.longer_chosen.low > 0.5:
         said.append(f"the longer answer wins {_percent(effects.longer_chosen)} of the time: a model may learn length from these labels")
     if report.alpha and report.alpha.low < 0.667:

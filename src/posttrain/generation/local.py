@@ -15,7 +15,7 @@ from posttrain.generation.sampling import check_sampling
 from posttrain.generation.session import Engine, LocalSession
 from posttrain.generation.support import check_model, context_length, folder_hash
 from posttrain.generation.text import TextStream
-from posttrain.models import find_model, load_for_inference
+from posttrain.models import check_token_ids, find_model, load_for_inference
 from posttrain.records import Generation, GenerationRequest
 
 INTERLEAVED_TOKENS = 256
@@ -129,6 +129,7 @@ class LocalGenerator:
                 f"{name}: the prompt has {len(ids)} tokens; the context is {self.context_length}, at least one of them for the answer",
                 hint="shorten the prompt, or leave the row out",
             )
+        check_token_ids(max(ids), self.model)
         limit = min(request.sampling.max_new_tokens, self.context_length - len(ids))
         if len(ids) + limit > self._engine.batch.num_positions:
             raise ConfigError(

@@ -2,53 +2,53 @@
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 from posttrain.config import content_hash
 from posttrain.data import conversations
-from posttrain.errors import ConfigError, DataError
+from posttrain.data.sources import BadRow, open_source
+from posttrain.errors import ConfigError, DataError, InfrastructureError
 from posttrain.generation.protocol import Generator
 from posttrain.generation.wire import request_body
 from posttrain.records import Constraint, FieldError, Generation, GenerationRequest, Message, SamplingSettings
 
 PROMPT_COLUMNS = ("messages", "prompt")
+_ROW_BEGINS = b'{"id": "'
 
 
 def read_prompts(path: str | Path, sampling: SamplingSettings, *, system: str = "") -> list[GenerationRequest]:
-    """One request a JSONL line: ``messages`` or ``prompt`` (text or messages), and optionally ``system``, ``tools``, ``id``.
+    """One request a row of any file `posttrain check` reads: ``messages`` or ``prompt`` (text or messages), and optionally ``system``,
+    ``tools``, ``id``.
 
-    Without ``id`` a request is called by its line number; a repeated id is refused. ``system`` is put before conversations that have no
-    system message. A trailing assistant message is left out: it is what is asked for. Raises DataError with file, line and field.
+    Without ``id`` a request is called by its place in the file; a repeated id is refused. ``system`` is put before conversations that have
+    no system message. A trailing assistant message is left out: it is what is asked for. Raises DataError with file, line and field.
     """
-    file = Path(path)
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        raise DataError(f"{file}: no such file", hint="give a JSONL file with one prompt a line") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{file}: cannot be read: {error}", hint="it must be a UTF-8 text file") from None
+    source = open_source(path)
     requests: dict[str, GenerationRequest] = {}
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
+    for position, row in source.rows():
+        where = f"{source.path}:{position}" if source.unit == "line" else f"{source.path}, row {position}"
+        if isinstance(row, BadRow):
+            raise DataError(f"{where}: {row.problem}", hint=row.fix)
         try:
-            request = _request(json.loads(line), str(number), sampling, system)
-        except json.JSONDecodeError as error:
-            raise DataError(f"{file}:{number}: not JSON: {error}", hint="one JSON object a line") from None
+            request = _request(row, str(position), sampling, system)
         except FieldError as error:
-            raise DataError(f"{file}:{number}: {error.message}", hint=error.hint) from None
+            raise DataError(f"{where}: {error.message}", hint=error.hint) from None
         if request.id in requests:
-            raise DataError(f"{file}:{number}: id '{request.id}' occurs twice", hint="give every prompt its own id, or none")
+            raise DataError(
+                f"{where}: id '{request.id}' occurs twice (a row without one is called by its place)",
+                hint="give every prompt its own id, or none",
+            )
         requests[request.id] = request
     if not requests:
-        raise DataError(f"{file}: holds no prompt", hint='a line is {"prompt": "..."} or {"messages": [...]}')
+        raise DataError(f"{source.path}: holds no prompt", hint='a line is {"prompt": "..."} or {"messages": [...]}')
     return list(requests.values())
 
 
-def _request(row: Any, default_id: str, sampling: SamplingSettings, system: str) -> GenerationRequest:
-    column = next((name for name in PROMPT_COLUMNS if isinstance(row, dict) and row.get(name)), None)
+def _request(row: dict[str, Any], default_id: str, sampling: SamplingSettings, system: str) -> GenerationRequest:
+    column = next((name for name in PROMPT_COLUMNS if row.get(name)), None)
     if column is None:
         raise FieldError("prompt", "is missing", row, fix='a line is {"prompt": "..."} or {"messages": [...]}')
     turns = conversations.with_system(row, conversations.side(row[column], column, "user"))
@@ -56,9 +56,13 @@ def _request(row: Any, default_id: str, sampling: SamplingSettings, system: str)
         turns = turns[:-1]
     if not turns:
         raise FieldError(column, "has no turn to answer", row[column], fix="end with a user or tool message")
+    if turns[-1].role == "user" and not turns[-1].content.strip():
+        raise FieldError(column, "ends with an empty message", row[column], fix="there is nothing to answer: leave the row out")
     if system and turns[0].role != "system":
         turns = (Message(role="system", content=system), *turns)
-    return GenerationRequest(turns, tools=conversations.tools(row), sampling=sampling, id=str(row.get("id", default_id)))
+    return GenerationRequest(
+        turns, tools=conversations.tools(row), sampling=sampling, id=default_id if row.get("id") is None else str(row["id"])
+    )
 
 
 def read_constraint(*, schema: Path | None = None, regex: str = "", lark: Path | None = None, call: str = "") -> Constraint | None:
@@ -91,15 +95,18 @@ def answer_prompts(
 ) -> list[dict[str, Any]]:
     """Answer what ``out`` does not answer yet, adding each answer as it is finished. Returns all rows in the order of ``requests``.
 
-    A row's ``key`` is a hash of generator and request; a row of ``out`` with a known id and another key raises ConfigError. A last line cut
-    short by a kill is removed. ``on_answer(done, total)`` reports progress.
+    A row's ``key`` is a hash of generator and request; a row of ``out`` with a known id and another key raises ConfigError, and so does a
+    file that holds anything else: nothing of it is changed then. A last line cut short by a kill is removed. ``on_answer(done, total)``
+    reports progress.
     """
     file = Path(out)
+    if file.exists() and not file.is_file():
+        raise ConfigError(f"{file}: is a folder or a device", hint="name a file for the answers (--out)")
     keys = {request.id: _key(generator, request) for request in requests}
-    rows = _finished(file, keys)
+    with _disk_errors(file):
+        rows = _finished(file, keys)
     todo = [request for request in requests if request.id not in rows]
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with open(file, "a", encoding="utf-8") as stream:
+    with _written(file) as stream:
 
         def keep(index: int, generation: Generation) -> None:
             row = _answer_row(generation, keys[todo[index].id])
@@ -111,8 +118,27 @@ def answer_prompts(
         if on_answer:
             on_answer(len(rows), len(requests))
         generator.generate(todo, on_done=keep)
-        os.fsync(stream.fileno())
     return [rows[request.id] for request in requests]
+
+
+@contextmanager
+def _written(file: Path) -> Iterator[IO[str]]:
+    """``file`` opened to add to, on disk when the block ends."""
+    with _disk_errors(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with open(file, "a", encoding="utf-8") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+
+
+@contextmanager
+def _disk_errors(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        hint = "free some space or choose another --out; the same command goes on where it was"
+        raise InfrastructureError(f"{file}: cannot be written: {error.strerror or error}", hint=hint) from None
 
 
 def _key(generator: Generator, request: GenerationRequest) -> str:
@@ -129,6 +155,8 @@ def _answer_row(generation: Generation, key: str) -> dict[str, Any]:
         "seconds": round(generation.seconds, 4),
         "key": key,
     }
+    if generation.calls:
+        row["calls"] = [{"name": call.name, "arguments": call.arguments} for call in generation.calls]
     if generation.logprobs:
         row["token_ids"], row["logprobs"] = list(generation.token_ids), list(generation.logprobs)
     return row
@@ -144,12 +172,10 @@ def _finished(file: Path, keys: dict[str, str]) -> dict[str, dict[str, Any]]:
     if not file.exists():
         return {}
     content = file.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    if len(whole) < len(content):
-        with open(file, "r+b") as stream:
-            stream.truncate(len(whole))
+    *lines, last = content.split(b"\n")
+    is_cut = _ROW_BEGINS.startswith(last[: len(_ROW_BEGINS)]) and not _is_json(last)
     rows: dict[str, dict[str, Any]] = {}
-    for number, line in enumerate(whole.decode("utf-8", errors="replace").splitlines(), start=1):
+    for number, line in enumerate(lines if is_cut else (*lines, last), start=1):
         try:
             row = json.loads(line)
             identifier, key = row["id"], row["key"]
@@ -162,4 +188,17 @@ def _finished(file: Path, keys: dict[str, str]) -> dict[str, dict[str, Any]]:
             )
         if identifier in keys:
             rows[identifier] = row
+    if last and is_cut:
+        os.truncate(file, len(content) - len(last))
+    elif last:
+        with open(file, "ab") as stream:
+            stream.write(b"\n")
     return rows
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return True

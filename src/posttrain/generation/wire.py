@@ -71,6 +71,8 @@ def _message(message: Message) -> dict[str, Any]:
     for name in ("tool_call_id", "name"):
         if (value := getattr(message, name)) is not None:
             wire[name] = value
+    if message.reasoning is not None:
+        wire["reasoning_content"] = message.reasoning  # no standard field, but the name that servers and templates know
     return wire
 
 

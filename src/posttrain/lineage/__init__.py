@@ -7,6 +7,7 @@ from posttrain.lineage.nodes import FileRecord, Node, Problem
 from posttrain.lineage.rules import KINDS
 from posttrain.lineage.store import DEFAULT_STORE, LineageStore
 from posttrain.lineage.tree import node_record, render_tree
+from posttrain.lineage.verify import Verification
 
 __all__ = [
     "DEFAULT_STORE",
@@ -21,6 +22,7 @@ __all__ = [
     "Problem",
     "RunLogger",
     "SafeLoggers",
+    "Verification",
     "build_loggers",
     "code_record",
     "environment_record",

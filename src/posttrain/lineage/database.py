@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from posttrain.errors import ConfigError, InfrastructureError
+from posttrain.lineage.chain import adopt
 
 BUSY_SECONDS = 60.0
 
@@ -21,8 +22,17 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE INDEX nodes_by_kind ON nodes (kind, created)",
         "CREATE INDEX edges_by_parent ON edges (parent)",
     ),
+    (
+        """CREATE TABLE log (
+            number INTEGER PRIMARY KEY, event TEXT NOT NULL, subject TEXT NOT NULL, time TEXT NOT NULL, files TEXT NOT NULL,
+            previous TEXT NOT NULL, hash TEXT NOT NULL
+        )""",
+        "CREATE INDEX log_by_subject ON log (subject, number)",
+    ),
 )
 """Statements that lift the schema from version n to n + 1. Never edit one that was released: add the next."""
+LOGGED_FROM = 2
+"""The first schema with a log."""
 
 
 class Database:
@@ -87,6 +97,8 @@ class Database:
             for statements in MIGRATIONS[version:]:
                 for statement in statements:
                     connection.execute(statement)
+            if version < LOGGED_FROM:
+                adopt(connection)
             connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
         except BaseException:
             connection.execute("ROLLBACK")

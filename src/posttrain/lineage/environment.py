@@ -35,12 +35,19 @@ def code_record(folder: str | Path = ".") -> dict[str, Any]:
 
 
 @functools.cache
-def source_hash() -> str:
-    """SHA-256 (hex) over the names and bytes of posttrain's Python files."""
+def source_hash(leave_out: tuple[str, ...] = ()) -> str:
+    """SHA-256 (hex) over the names and bytes of posttrain's files: Python, native sources, templates, data.
+
+    ``leave_out``: folders and files, seen from the package, that do not count.
+    """
     root = Path(__file__).resolve().parents[1]
     digest = hashlib.sha256()
-    for file in sorted(root.rglob("*.py")):
-        digest.update(f"{file.relative_to(root).as_posix()}\0".encode())
+    for file in sorted(file for file in root.rglob("*") if file.is_file()):
+        place = file.relative_to(root)
+        hidden = any(part.startswith((".", "__pycache__")) for part in place.parts)
+        if hidden or any(place.is_relative_to(left) for left in leave_out):
+            continue
+        digest.update(f"{place.as_posix()}\0".encode())
         digest.update(file.read_bytes())
         digest.update(b"\0")
     return digest.hexdigest()

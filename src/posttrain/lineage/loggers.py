@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from posttrain.config import Registry
+from posttrain.config.files import write_text
 
 
 class RunLogger(Protocol):
@@ -35,18 +36,31 @@ loggers: Registry[LoggerFactory] = Registry("logger")
 
 
 class JsonlLogger:
-    """One JSON object a line in ``<run folder>/log.jsonl``, flushed at once; a resumed run goes on in the same file."""
+    """One JSON object a line in ``<run folder>/log.jsonl``, flushed at once; a resumed run goes on in the same file.
+
+    A killed run has logged steps after its last checkpoint. When it goes on, they are cut off, so that the file is that of a run which was
+    never killed.
+    """
 
     def __init__(self, run_dir: Path) -> None:
         run_dir.mkdir(parents=True, exist_ok=True)
-        self._stream = open(run_dir / "log.jsonl", "a", encoding="utf-8")  # noqa: SIM115 (closed in close)
+        self._path = run_dir / "log.jsonl"
+        self._earlier = _read_rows(self._path)  # of the run before this one, until this one has logged a step
+        if self._path.is_file() and not self._path.read_bytes().endswith(b"\n"):  # killed in the middle of a line
+            write_text(self._path, "".join(map(_line, self._earlier)))
+        self._stream = open(self._path, "a", encoding="utf-8")  # noqa: SIM115 (closed in close)
 
     def log_params(self, params: Mapping[str, Any]) -> None:
-        """A line with ``params``."""
-        self._write({"params": dict(params)})
+        """A line with ``params``, unless they are those of the run before."""
+        row = json.loads(json.dumps({"params": dict(params)}))
+        known = [earlier for earlier in self._earlier if "params" in earlier]
+        if not known or known[-1] != row:
+            self._write(row)
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
         """A line with ``step`` and ``metrics``; a number that is not finite is written as text ("nan", "inf"), for JSON has none."""
+        if self._earlier:
+            self._cut(step)
         plain = {name: value if abs(value) < float("inf") else str(value) for name, value in metrics.items()}
         self._write({"step": step, "metrics": plain})
 
@@ -58,9 +72,32 @@ class JsonlLogger:
         """Close the file."""
         self._stream.close()
 
+    def _cut(self, step: int) -> None:
+        """Take out the rows of ``step`` and later ones: this run does them again."""
+        self._earlier = []
+        self._stream.close()
+        kept = [row for row in _read_rows(self._path) if row.get("step", 0) < step]
+        write_text(self._path, "".join(map(_line, kept)))
+        self._stream = open(self._path, "a", encoding="utf-8")  # noqa: SIM115 (closed in close)
+
     def _write(self, row: Mapping[str, Any]) -> None:
-        self._stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+        self._stream.write(_line(row))
         self._stream.flush()
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    return json.dumps(row, ensure_ascii=False) + "\n"
+
+
+def _read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a log up to the first that is none."""
+    rows: list[dict[str, Any]] = []
+    try:
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            rows.append(dict(json.loads(line)))
+    except (FileNotFoundError, ValueError, TypeError):
+        pass
+    return rows
 
 
 @loggers.register("jsonl")

@@ -1,8 +1,10 @@
 """An artefact as the store gives it back."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from posttrain.config import content_hash
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +33,23 @@ class Node:
         return str(self.content.get("name") or self.content.get("path") or "")
 
 
+PROBLEMS = {
+    "missing": "{path}: missing (of {node})",
+    "changed": "{path}: changed (of {node}): sha256 {seen:.12}, recorded {expected:.12}",
+    "tampered": "{node}: the stored record does not match its id (its content hashes to {seen})",
+    "damaged": "{node}: the stored content is damaged: {seen}",
+    "absent": "{node}: the record is gone ({expected})",
+    "unlogged": "{node}: the record is not in the log: it was not put there by posttrain",
+    "time": "{node}: recorded at {expected} by the log, but its record says {seen}",
+    "misplaced": "{path}: not the place under which '{expected}' was recorded (of {node})",
+    "entry": "{seen}",
+}
+"""What ``verify`` can find, and how it is said."""
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Something that ``verify`` found. ``what``: "missing" or "changed" file, or a "tampered" node."""
+    """Something that ``verify`` found. ``what``: a key of PROBLEMS."""
 
     node: str
     what: str
@@ -42,8 +58,9 @@ class Problem:
     seen: str
 
     def __str__(self) -> str:
-        if self.what == "missing":
-            return f"{self.path}: missing (of {self.node})"
-        if self.what == "changed":
-            return f"{self.path}: changed (of {self.node}): sha256 {self.seen[:12]}, recorded {self.expected[:12]}"
-        return f"{self.node}: the stored record does not match its id (its content hashes to {self.seen})"
+        return PROBLEMS[self.what].format(node=self.node, path=self.path, expected=self.expected, seen=self.seen)
+
+
+def make_id(kind: str, content: Any, parents: Sequence[str], files: Sequence[tuple[str, str]]) -> str:
+    """The id of a node: its kind and a hash over everything it is; ``files`` as (name, SHA-256)."""
+    return f"{kind}:{content_hash([kind, content, sorted(parents), sorted(list(pair) for pair in set(files))])[:16]}"

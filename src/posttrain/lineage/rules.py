@@ -16,7 +16,6 @@ KINDS = {
     "environment": "library versions, Python, machine",
     "seed": "the seeds of a run",
     "config": "a resolved recipe or stage configuration",
-    "checkpoint": "a state a run can go on from",
     "model": "whole weights",
     "adapter": "adapter weights over a model",
     "evaluation": "the results of a suite on a model",

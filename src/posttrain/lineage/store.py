@@ -2,7 +2,8 @@
 
 A node is an artefact: a kind, a JSON content, the nodes it was made from (parents) and the files that hold it. Its id is
 ``kind:`` and the first 16 hex digits of the SHA-256 over all of that (file bytes, not file places), so putting the same thing
-twice gives the same node, and a node can never change. The store may be written by several processes at once.
+twice gives the same node, and a node can never change. A chained log keeps when each was put, so that a removed record shows too. The store
+may be written by several processes at once.
 """
 
 import json
@@ -12,14 +13,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from posttrain.config import content_hash, file_hash
+from posttrain.config import file_hash
 from posttrain.errors import ConfigError, DataError, suggest
+from posttrain.lineage.chain import append
 from posttrain.lineage.database import Database
 from posttrain.lineage.diff import LineageDiff, diff_histories
-from posttrain.lineage.nodes import FileRecord, Node, Problem
+from posttrain.lineage.nodes import FileRecord, Node, Problem, make_id
 from posttrain.lineage.rules import KINDS, check_content
+from posttrain.lineage.verify import Verification, verify_store
 
 DEFAULT_STORE = Path("runs/lineage.db")
+SEE_VERIFY = "`posttrain lineage verify` lists what is wrong with the store; put a copy of it back"
 
 
 class LineageStore:
@@ -29,6 +33,11 @@ class LineageStore:
         self.path = Path(path)
         self._database = Database(self.path)
 
+    def open(self) -> "LineageStore":
+        """The store itself, made where there is none. Raises ConfigError or InfrastructureError where it cannot be written."""
+        with self._database.writing():
+            return self
+
     def put(
         self,
         kind: str,
@@ -37,7 +46,7 @@ class LineageStore:
         parents: Sequence[str] = (),
         files: Iterable[str | Path] = (),
     ) -> str:
-        """Record an artefact and return its id; the same artefact again returns the same id and writes nothing new.
+        """Record an artefact and return its id; the same artefact again returns the same id, and the log says that it was put again.
 
         ``files`` may name files or folders (all files inside, hidden ones aside). Raises ConfigError for an unknown kind or
         parent, DataError for a missing file or content that is not JSON, CheckFailed for data without licence or consent, a
@@ -53,47 +62,58 @@ class LineageStore:
             ) from None
         records = [record for path in files for record in self._file_records(Path(path))]
         parents = sorted(set(parents))
-        node_id = _node_id(kind, json.loads(text), parents, [(name, record.sha256) for name, record in records])
+        identity = make_id(kind, json.loads(text), parents, [(name, record.sha256) for name, record in records])
         with self._database.writing() as connection:
             for parent in parents:
                 if connection.execute("SELECT 1 FROM nodes WHERE id = ?", (parent,)).fetchone() is None:
                     raise ConfigError(f"{self.path}: no node '{parent}' to be a parent of this {kind}", hint="put the parents first")
-            same_kind = (json.loads(row[0]) for row in connection.execute("SELECT content FROM nodes WHERE kind = ?", (kind,)))
+            same_kind = (_content(*row) for row in connection.execute("SELECT id, content FROM nodes WHERE kind = ?", (kind,)))
             check_content(kind, content, same_kind)
-            created = datetime.now(UTC).isoformat(timespec="microseconds")
-            connection.execute(
-                "INSERT OR IGNORE INTO nodes (id, kind, content, created) VALUES (?, ?, ?, ?)", (node_id, kind, text, created)
-            )
-            connection.executemany("INSERT OR IGNORE INTO edges (child, parent) VALUES (?, ?)", [(node_id, parent) for parent in parents])
+            now = datetime.now(UTC).isoformat(timespec="microseconds")
+            connection.execute("INSERT OR IGNORE INTO nodes (id, kind, content, created) VALUES (?, ?, ?, ?)", (identity, kind, text, now))
+            connection.executemany("INSERT OR IGNORE INTO edges (child, parent) VALUES (?, ?)", [(identity, parent) for parent in parents])
             connection.executemany(
                 "INSERT OR IGNORE INTO files (node, name, path, sha256, num_bytes) VALUES (?, ?, ?, ?, ?)",
-                [(node_id, name, record.path, record.sha256, record.num_bytes) for name, record in records],
+                [(identity, name, record.path, record.sha256, record.num_bytes) for name, record in records],
             )
-        return node_id
+            append(connection, "put", identity, now, records)
+        return identity
+
+    def discard(self, folder: str | Path) -> None:
+        """Log that the files in a folder are removed on purpose, so that ``verify`` does not miss them; nothing when none is recorded."""
+        place = self._place(Path(folder))
+        with self._database.writing() as connection:
+            recorded = connection.execute("SELECT path FROM files WHERE substr(path, 1, ?) = ?", (len(place) + 1, f"{place}/")).fetchone()
+            if recorded is not None:
+                append(connection, "discarded", place, datetime.now(UTC).isoformat(timespec="microseconds"))
 
     def get(self, node_id: str) -> Node:
-        """The node with this id, a unique beginning of it, ``latest`` (newest of all) or ``latest:KIND``. Raises ConfigError."""
+        """The node with this id, a unique beginning of it, ``latest`` (put last of all) or ``latest:KIND``. Raises ConfigError."""
         with self._database.reading() as connection:
-            if node_id == "latest" or node_id.startswith("latest:"):
-                kind = node_id.partition(":")[2]
-                condition, values = ("WHERE kind = ?", [kind]) if kind else ("", [])
-                query = f"SELECT id FROM nodes {condition} ORDER BY created DESC, rowid DESC LIMIT 1"
-                found = [row[0] for row in connection.execute(query, values)]
-            else:
-                query = "SELECT id FROM nodes WHERE substr(id, 1, ?) = ? OR (instr(?, ':') = 0 AND instr(id, ':' || ?) > 0) LIMIT 5"
-                found = [row[0] for row in connection.execute(query, (len(node_id), node_id, node_id, node_id))] if node_id else []
-                found = [node_id] if node_id in found else found
-            if len(found) != 1:
-                what = f"'{node_id}' is the beginning of several: {', '.join(found)}" if found else f"no node '{node_id}'"
-                raise ConfigError(
-                    f"{self.path}: {what}", hint="`posttrain lineage show` lists the newest nodes; give a whole id such as adapter:3f2a..."
-                )
-            return self._load(connection, found[0])
+            return self._load(connection, self._find(connection, node_id))
+
+    def _find(self, connection: Any, node_id: str) -> str:
+        if node_id == "latest" or node_id.startswith("latest:"):
+            kind = node_id.partition(":")[2]
+            condition, values = ("WHERE kind = ?", [kind]) if kind else ("", [])
+            query = f"SELECT id FROM nodes JOIN log ON subject = id {condition} ORDER BY number DESC LIMIT 1"
+            found = [row[0] for row in connection.execute(query, values)]
+        else:
+            query = "SELECT id FROM nodes WHERE substr(id, 1, ?) = ? OR (instr(?, ':') = 0 AND instr(id, ':' || ?) > 0) LIMIT 5"
+            found = [row[0] for row in connection.execute(query, (len(node_id), node_id, node_id, node_id))] if node_id else []
+            found = [node_id] if node_id in found else found
+        if len(found) != 1:
+            what = f"'{node_id}' is the beginning of several: {', '.join(found)}" if found else f"no node '{node_id}'"
+            raise ConfigError(
+                f"{self.path}: {what}", hint="`posttrain lineage show` lists the newest nodes; give a whole id such as adapter:3f2a..."
+            )
+        return str(found[0])
 
     def newest(self, limit: int = 20) -> list[Node]:
-        """The newest nodes, newest first."""
+        """The nodes put last, the last first."""
         with self._database.reading() as connection:
-            rows = connection.execute("SELECT id FROM nodes ORDER BY created DESC, rowid DESC LIMIT ?", (limit,)).fetchall()
+            query = "SELECT id FROM nodes JOIN log ON subject = id GROUP BY id ORDER BY max(number) DESC LIMIT ?"
+            rows = connection.execute(query, (limit,)).fetchall()
             return [self._load(connection, row[0]) for row in rows]
 
     def ancestors(self, node_id: str) -> list[Node]:
@@ -110,18 +130,29 @@ class LineageStore:
         return diff_histories([first, *self.ancestors(first.id)], [second, *self.ancestors(second.id)])
 
     def verify(self, node_id: str | None = None) -> list[Problem]:
-        """Recompute the hash of every file and every record (of one node and its ancestors, or of all). Empty means all is as recorded."""
-        if node_id is None:
-            with self._database.reading() as connection:
-                nodes = [self._load(connection, row[0]) for row in connection.execute("SELECT id FROM nodes ORDER BY rowid").fetchall()]
-        else:
-            nodes = [self.get(node_id), *self.ancestors(node_id)]
-        return [problem for node in nodes for problem in self._check(node)]
+        """The problems of :meth:`verification`. Empty means all is as recorded."""
+        return list(self.verification(node_id).problems)
+
+    def verification(self, node_id: str | None = None, *, head: str = "") -> Verification:
+        """Recompute the hash of every file and record (of one node and its ancestors, or of all), and of the log.
+
+        ``head``: the hash of the log's last entry as it was earlier; it must still be there.
+        """
+        with self._database.reading() as connection:
+            chosen = None
+            if node_id is not None:
+                first = self._find(connection, node_id)
+                chosen = [first, *self._reached(connection, first, start="child", step="parent")]
+            return verify_store(connection, chosen, self.resolve, head)
 
     # ---- inside -----------------------------------------------------------------------------------------------------------
 
     def _walk(self, node_id: str, *, start: str, step: str) -> list[Node]:
-        first = self.get(node_id).id
+        with self._database.reading() as connection:
+            first = self._find(connection, node_id)
+            return [self._load(connection, reached) for reached in self._reached(connection, first, start=start, step=step)]
+
+    def _reached(self, connection: Any, first: str, *, start: str, step: str) -> list[str]:
         query = f"""
             WITH RECURSIVE reached (id, depth) AS (
                 SELECT {step}, 1 FROM edges WHERE {start} = ?
@@ -130,29 +161,16 @@ class LineageStore:
             )
             SELECT id FROM reached GROUP BY id ORDER BY min(depth), id
         """
-        with self._database.reading() as connection:
-            return [self._load(connection, row[0]) for row in connection.execute(query, (first,)).fetchall()]
+        return [row[0] for row in connection.execute(query, (first,))]
 
     def _load(self, connection: Any, node_id: str) -> Node:
-        kind, content, created = connection.execute("SELECT kind, content, created FROM nodes WHERE id = ?", (node_id,)).fetchone()
+        row = connection.execute("SELECT kind, content, created FROM nodes WHERE id = ?", (node_id,)).fetchone()
+        if row is None:
+            raise DataError(f"{self.path}: {node_id} is referred to, but its record is gone", hint=SEE_VERIFY)
+        kind, content, created = row
         parents = tuple(row[0] for row in connection.execute("SELECT parent FROM edges WHERE child = ? ORDER BY parent", (node_id,)))
         files = connection.execute("SELECT path, sha256, num_bytes FROM files WHERE node = ? ORDER BY path", (node_id,))
-        return Node(node_id, kind, json.loads(content), created, parents, tuple(FileRecord(*row) for row in files))
-
-    def _check(self, node: Node) -> list[Problem]:
-        problems = []
-        with self._database.reading() as connection:
-            rows = connection.execute("SELECT DISTINCT name, sha256 FROM files WHERE node = ?", (node.id,)).fetchall()
-        seen_id = _node_id(node.kind, dict(node.content), list(node.parents), [(row[0], row[1]) for row in rows])
-        if seen_id != node.id:
-            problems.append(Problem(node.id, "tampered", "", node.id, seen_id))
-        for record in node.files:
-            path = self.resolve(record)
-            if not path.is_file():
-                problems.append(Problem(node.id, "missing", str(path), record.sha256, ""))
-            elif (seen := file_hash(path)) != record.sha256:
-                problems.append(Problem(node.id, "changed", str(path), record.sha256, seen))
-        return problems
+        return Node(node_id, kind, _content(node_id, content), created, parents, tuple(FileRecord(*row) for row in files))
 
     def resolve(self, record: FileRecord) -> Path:
         """Where a recorded file lies now: paths inside the store's folder move with it."""
@@ -175,5 +193,11 @@ class LineageStore:
         return str(file.relative_to(folder)) if file.is_relative_to(folder) else str(file)
 
 
-def _node_id(kind: str, content: Any, parents: Sequence[str], files: Sequence[tuple[str, str]]) -> str:
-    return f"{kind}:{content_hash([kind, content, sorted(parents), sorted(list(pair) for pair in set(files))])[:16]}"
+def _content(node_id: str, text: str) -> dict[str, Any]:
+    try:
+        content = json.loads(text)
+    except ValueError:
+        content = None
+    if not isinstance(content, dict):
+        raise DataError(f"{node_id}: the stored content is damaged", hint=SEE_VERIFY)
+    return content

@@ -12,6 +12,7 @@ from posttrain.models.settings import LoraSettings, ModelOptions, ModelSettings
 from posttrain.models.sources import add_model, list_models, verify_model
 from posttrain.models.template import with_chat_template
 from posttrain.models.tiny import build_tiny_model, train_tokenizer, write_tiny_model
+from posttrain.models.weights import check_token_ids
 
 __all__ = [
     "Forest",
@@ -26,6 +27,7 @@ __all__ = [
     "add_model",
     "build_forest",
     "build_tiny_model",
+    "check_token_ids",
     "choose_dtype",
     "completion_logprobs",
     "count_parameters",

@@ -11,11 +11,14 @@ from torch import Tensor, nn
 from posttrain.config.files import atomic_directory, write_json
 from posttrain.errors import ModelError
 from posttrain.models import attention
+from posttrain.models.adapter_base import save_base
 from posttrain.models.families import choose_layout
 from posttrain.models.forest import Forest
-from posttrain.models.loading import choose_dtype, no_progress_bars
+from posttrain.models.loading import choose_dtype
+from posttrain.models.lora import decoder_layers
 from posttrain.models.native import find_compiler, kernel_in_use
 from posttrain.models.settings import ModelSettings
+from posttrain.models.weights import check_token_ids, quiet_transformers
 
 COMPILE_PAYS_FROM_FLOPS = 2e13
 """Work of a whole run (6 x parameters x tokens) below which compiling costs more than it saves."""
@@ -45,6 +48,7 @@ class ForestModel(ABC):
         """Takes over ``model`` (float32 parameters; frozen ones may be in ``compute_dtype`` already). Prefer a subclass's ``load``."""
         self.model, self.settings = model, settings
         self.compute_dtype, self.device = compute_dtype, torch.device(device)
+        self.base: dict[str, str] = {}  # the model an adapter is for: its name and its weights' fingerprint
         self._base = model.get_base_model() if hasattr(model, "get_base_model") else model
         self._is_compiled = False
         self._is_lowered = compute_dtype.itemsize < torch.float32.itemsize
@@ -71,6 +75,10 @@ class ForestModel(ABC):
         """float32 masters by parameter name: what the optimiser and a checkpoint hold."""
         return dict(self._masters)
 
+    def check_token_ids(self, largest: int) -> None:
+        """Raise ModelError when the embedding has no row for token id ``largest``."""
+        check_token_ids(largest, self._base)
+
     @torch.no_grad()
     def collect_gradients(self) -> None:
         """Add compute-copy gradients to their masters' and free them. Nothing to do where the master is the parameter itself."""
@@ -94,13 +102,14 @@ class ForestModel(ABC):
 
     def save(self, directory: str | Path, contract: SavesContract) -> None:
         """Full model: a Hugging Face folder in float32. Adapter: standard PEFT files. Both with tokenizer and contract; atomic."""
-        with atomic_directory(directory) as folder, no_progress_bars():
+        with atomic_directory(directory) as folder, quiet_transformers():
             self.model.save_pretrained(folder, state_dict=self._master_state())
             (folder / "README.md").unlink(missing_ok=True)
             write_float32(folder)
             if (config := folder / "adapter_config.json").is_file():  # peft writes sets, in another order in every process
                 settings = json.loads(config.read_text(encoding="utf-8"))
                 write_json(config, {name: sorted(value) if isinstance(value, list) else value for name, value in settings.items()})
+                save_base(folder, self.base)
             contract.save(folder)
 
     def compile(self, *, backend: str = "inductor") -> None:
@@ -108,7 +117,7 @@ class ForestModel(ABC):
         import torch._functorch.config as functorch
 
         functorch.activation_memory_budget = ACTIVATION_BUDGET  # read when a layer is first called; of the whole process
-        for layer in self._base.base_model.layers:
+        for layer in decoder_layers(self._base):
             layer.compile(dynamic=True, backend=backend)
         self._is_compiled = True
 
@@ -159,6 +168,7 @@ class ForestModel(ABC):
 
     def _states(self, forest: Forest, rows: Tensor, sequence_ids: Tensor) -> Tensor:
         """Last hidden states [row, width] at packed ``rows``, on the model's device; ``sequence_ids`` (ascending) says whose they are."""
+        self.check_token_ids(int(forest.input_ids.max()))
         for module in self._dropouts:
             module.train(torch.is_grad_enabled())
         if self._dropouts and torch.is_grad_enabled() and forest.is_shared:

@@ -1,8 +1,6 @@
 """Find and open model folders. Remote code is never trusted, and nothing here reaches the network."""
 
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +9,10 @@ from safetensors import SafetensorError
 
 from posttrain.config import model_cache
 from posttrain.errors import ModelError, suggest
+from posttrain.models.adapter_base import check_base
+from posttrain.models.families import FOREST_FAMILIES
+from posttrain.models.quantization import keep_weights_unpacked, kernel_advice_muted, nf4_config
+from posttrain.models.weights import check_finite, open_stock, read_config, read_json
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 TOKENIZER_FILES = (
@@ -26,20 +28,6 @@ TOKENIZER_FILES = (
 )
 
 
-@contextmanager
-def no_progress_bars() -> Iterator[None]:
-    """Keep transformers' bars off the terminal inside the block: progress is the caller's to show."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
-
-
 def find_model(source: str | Path) -> Path:
     """The folder ``source`` means: itself, or the cached model of that name. Raises ModelError saying what was looked for and where."""
     folder, cached = Path(source).expanduser(), model_cache() / str(source)
@@ -48,6 +36,7 @@ def find_model(source: str | Path) -> Path:
             weights = [*candidate.glob("*.safetensors"), *candidate.glob("pytorch_model*.bin")]
             if not weights:
                 raise ModelError(f"{candidate}: config.json but no weights (*.safetensors)", hint="copy the model's weight files there")
+            read_json(candidate / "config.json")
             return candidate
     names = [entry.name for entry in model_cache().glob("*") if (entry / "config.json").is_file()]
     if (folder / "adapter_config.json").is_file():
@@ -71,6 +60,8 @@ def check_adapter(path: str | Path) -> Path:
 def choose_dtype(dtype: str, device: str | torch.device = "cpu") -> torch.dtype:
     """Resolve "auto": bfloat16 on CUDA that has it and on CPUs with AMX or AVX512-BF16 products, else float32."""
     if dtype != "auto":
+        if dtype not in DTYPES:
+            raise ModelError(f"unknown dtype '{dtype}'", hint=suggest(dtype, ["auto", *DTYPES]))
         return DTYPES[dtype]
     if torch.device(device).type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
@@ -79,34 +70,51 @@ def choose_dtype(dtype: str, device: str | torch.device = "cpu") -> torch.dtype:
 
 
 def load_model(path: Path, dtype: torch.dtype, *, quantization: str | None = None, attention: str = "sdpa") -> Any:
-    """A stock causal language model from a local folder; ModelError with the library's own words when it cannot be read."""
+    """A stock causal language model from a local folder. Raises ModelError where a weight is missing, of another shape or not finite, and
+    for a sequence classifier, whose head writes no text.
+    """
     from transformers import AutoModelForCausalLM
 
-    options: dict[str, Any] = {}
+    check_attention(read_config(path))
+    options: dict[str, Any] = {"dtype": dtype, "attn_implementation": attention}
     if quantization == "nf4":
-        from posttrain.models.quantization import nf4_config
-
         options["quantization_config"] = nf4_config(dtype)
-    options |= {"dtype": dtype, "attn_implementation": attention, "local_files_only": True}
-    try:
-        with no_progress_bars():
-            model = AutoModelForCausalLM.from_pretrained(path, **options)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise ModelError(f"{path}: the model cannot be read: {error}", hint="it must be a Hugging Face causal language model") from error
+    model, _ = open_stock(AutoModelForCausalLM, path, **options)
     if quantization == "nf4":
-        from posttrain.models.quantization import keep_weights_unpacked
-
         keep_weights_unpacked(model)
     return model
 
 
-def open_adapter(model: Any, path: str | Path, *, trainable: bool = False) -> Any:
-    """``model`` under the PEFT adapter in folder ``path``. Raises ModelError naming a missing file."""
-    from peft import PeftModel
+def check_attention(config: Any) -> None:
+    """Raise ModelError for a family whose attention cannot be replaced: it is no causal language model, or not one of attention layers."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-    with warnings.catch_warnings():  # peft asks transformers for gradient checkpointing under its old name
-        warnings.simplefilter("ignore", FutureWarning)
-        return PeftModel.from_pretrained(model, str(check_adapter(path)), is_trainable=trainable, autocast_adapter_dtype=False)
+    known = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    if known is None or not getattr(known, "_supports_sdpa", False):
+        what = "is no causal language model" if known is None else "has no attention that can be replaced (a state-space model, say)"
+        raise ModelError(f"'{config.model_type}' {what}", hint="choose another family: " + ", ".join(sorted(FOREST_FAMILIES)))
+
+
+def open_adapter(model: Any, path: str | Path, base: Path, *, trainable: bool = False) -> Any:
+    """``model``, opened from folder ``base``, under the PEFT adapter in folder ``path``. Raises ModelError naming a missing file, and for
+    one that is damaged or of another model.
+    """
+    with kernel_advice_muted():
+        from peft import PeftModel
+
+    folder = check_adapter(path)
+    check_base(folder, base)
+    try:
+        with warnings.catch_warnings():  # peft asks transformers for gradient checkpointing under its old name
+            warnings.simplefilter("ignore", FutureWarning)
+            opened = PeftModel.from_pretrained(model, str(folder), is_trainable=trainable, autocast_adapter_dtype=False)
+    except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
+        raise ModelError(f"{folder}: the adapter cannot be read: {error}", hint="copy it again, or train it again") from error
+    except RuntimeError as error:
+        seen = next((line.strip() for line in str(error).splitlines() if "size mismatch" in line or "shape" in line), str(error)[:200])
+        raise ModelError(f"{folder}: the adapter does not fit the model: {seen}", hint="give the model it was trained on") from error
+    check_finite(opened, folder)
+    return opened
 
 
 def load_for_inference(
@@ -123,9 +131,10 @@ def load_for_inference(
     Weights are merged in float32 and lowered once: added to a weight that is bfloat16 already, a change below half its step would be lost.
     """
     chosen, merged = choose_dtype(dtype, device), merge and adapter_path is not None
-    model = load_model(find_model(model_path), torch.float32 if merged else chosen, attention=attention)
+    folder = find_model(model_path)
+    model = load_model(folder, torch.float32 if merged else chosen, attention=attention)
     if adapter_path is not None:
-        model = open_adapter(model, adapter_path)
+        model = open_adapter(model, adapter_path, folder)
         if merged:
             model = model.merge_and_unload()
             for parameter in model.parameters():  # not the buffers: rotary frequencies stay float32

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from posttrain.errors import ModelError
+from posttrain.models.adapter_base import base_record
 from posttrain.models.families import check_head, head_shape, head_weight
 from posttrain.models.forest import Forest
 from posttrain.models.forest_model import ForestModel, choose_precision
@@ -30,13 +31,15 @@ class Policy(ForestModel):
         """
         adapted = settings.lora is not None or settings.adapter is not None
         dtype = choose_dtype(settings.dtype, device) if adapted else torch.float32
-        model: Any = load_model(find_model(settings.path), dtype, quantization=settings.quantization)
+        folder = find_model(settings.path)
+        model: Any = load_model(folder, dtype, quantization=settings.quantization)
         model, compute_dtype = choose_precision(model, settings, device)
         if settings.lora is not None:
             model = add_adapter(model, settings.lora, seed=seed)
         elif settings.adapter is not None:
-            model = open_adapter(model, settings.adapter, trainable=True)
+            model = open_adapter(model, settings.adapter, folder, trainable=True)
         policy = cls(model, settings, compute_dtype=compute_dtype, device=device)
+        policy.base = base_record(settings.path, folder) if adapted else {}
         policy._compile_if_it_pays(num_tokens)
         return policy
 

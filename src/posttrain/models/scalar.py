@@ -5,14 +5,12 @@ equal numbers, so what bfloat16 rounds off it (8 bits) is a large part of what i
 """
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, Self
 
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from posttrain.chat import ChatContract
@@ -21,13 +19,14 @@ from posttrain.errors import ModelError
 from posttrain.models.families import PROBE_TOLERANCE
 from posttrain.models.forest import Forest
 from posttrain.models.forest_model import ForestModel, SavesContract, choose_precision, write_float32
-from posttrain.models.loading import choose_dtype, find_model, no_progress_bars
+from posttrain.models.loading import choose_dtype, find_model
 from posttrain.models.lora import add_adapter
 from posttrain.models.settings import ModelSettings
+from posttrain.models.weights import REWARD_HEAD, is_classifier, open_stock, quiet_transformers, read_config
 from posttrain.records import Message
 
-SCORE = "score.weight"
-"""The name transformers gives the row in every decoder-only sequence-classification model."""
+OUTPUT_HEADS = ("lm_head.weight", "lm_head.bias", "embed_out.weight")
+"""What of a causal language model a sequence classifier does without."""
 
 
 class ScalarModel(ForestModel):
@@ -39,7 +38,7 @@ class ScalarModel(ForestModel):
     ) -> Self:
         """A saved reward or value model that only scores: no masters, nothing trains. A causal language model is refused."""
         settings, folder = ModelSettings(path=str(path), dtype=dtype, compile=False), find_model(path)
-        if not _is_classifier(_read_config(folder)):
+        if not is_classifier(read_config(folder)):
             raise ModelError(f"{folder} is no reward model: it has no score head", hint="train one with `posttrain reward train`")
         model, compute_dtype = choose_precision(_open_classifier(folder, choose_dtype(dtype, device), seed=0), settings, device)
         scalar = cls(model.requires_grad_(False), settings, compute_dtype=compute_dtype, device=device)
@@ -84,7 +83,7 @@ class ScalarModel(ForestModel):
         ``pad_token_id`` is set in the model's and the tokenizer's configuration to a token no sequence ends with: transformers reads
         the score at the last token that is not padding.
         """
-        with atomic_directory(directory) as folder, no_progress_bars():
+        with atomic_directory(directory) as folder, quiet_transformers():
             self._base.save_pretrained(folder, state_dict=self._merged_state())
             write_float32(folder)
             contract.save(folder)
@@ -131,7 +130,8 @@ class ScalarModel(ForestModel):
         for name, module in self._base.named_modules():
             if hasattr(module, "lora_A") and hasattr(module, "get_base_layer"):
                 low, high = state[f"{name}.lora_A.default.weight"], state[f"{name}.lora_B.default.weight"]
-                plain[f"{name}.weight"] = plain[f"{name}.weight"] + module.scaling["default"] * (high @ low)
+                product = module.scaling["default"] * (high @ low)
+                plain[f"{name}.weight"] = plain[f"{name}.weight"] + (product.T if module.fan_in_fan_out else product)
         return plain
 
 
@@ -169,39 +169,21 @@ def _set_padding(folder: Path, pad_token_id: int) -> None:
         write_json(file, {**settings, "pad_token": tokenizer.convert_ids_to_tokens(pad_token_id)})
 
 
-def _read_config(path: Path) -> Any:
-    from transformers import AutoConfig
-
-    return AutoConfig.from_pretrained(path, local_files_only=True)
-
-
-def _is_classifier(config: Any) -> bool:
-    return any(str(name).endswith("ForSequenceClassification") for name in config.architectures or ())
-
-
 def _open_classifier(path: Path, dtype: torch.dtype, seed: int) -> Any:
     """The stock classifier of a folder: its own score row in float32, or a fresh one."""
     from transformers import AutoModelForSequenceClassification
 
-    config = _read_config(path)
+    config = read_config(path)
     check_classifier(config)
-    is_classifier = _is_classifier(config)
-    if is_classifier and config.num_labels != 1:
+    saved = is_classifier(config)
+    if saved and config.num_labels != 1:
         raise ModelError(
             f"{path} is a classifier of {config.num_labels} labels, a reward model has one",
             hint="give a reward model, or the causal language model to start one from",
         )
     config.num_labels = 1
-    try:
-        with no_progress_bars(), _no_load_report():
-            model, found = AutoModelForSequenceClassification.from_pretrained(
-                path, config=config, dtype=dtype, attn_implementation="sdpa", local_files_only=True, output_loading_info=True
-            )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise ModelError(f"{path}: the model cannot be read: {error}", hint="it must be a Hugging Face model folder") from error
-    missing = set(found["missing_keys"])
-    if missing - {SCORE} or (is_classifier and missing):
-        raise ModelError(f"{path}: weights are missing: {', '.join(sorted(missing)[:5])}", hint="copy the whole model folder again")
+    heads = {} if saved else {"fresh": (REWARD_HEAD,), "unused": OUTPUT_HEADS}
+    model, missing = open_stock(AutoModelForSequenceClassification, path, **heads, config=config, dtype=dtype, attn_implementation="sdpa")
     row = _fresh_row(model.config.hidden_size, seed) if missing else _saved_row(path)
     if row is not None:
         model.score.weight = nn.Parameter(row)
@@ -218,8 +200,8 @@ def _saved_row(path: Path) -> Tensor | None:
     """The score row in float32, unrounded by the dtype the rest was loaded in; None where the folder has no safetensors."""
     for file in sorted(path.glob("*.safetensors")):
         with safe_open(file, framework="pt") as tensors:
-            if SCORE in tensors.keys():  # noqa: SIM118 (not a mapping)
-                row: Tensor = tensors.get_tensor(SCORE)
+            if REWARD_HEAD in tensors.keys():  # noqa: SIM118 (not a mapping)
+                row: Tensor = tensors.get_tensor(REWARD_HEAD)
                 return _at_least_float32(row)
     return None
 
@@ -227,16 +209,3 @@ def _saved_row(path: Path) -> Tensor | None:
 def _at_least_float32(tensor: Tensor) -> Tensor:
     lower = tensor.is_floating_point() and tensor.dtype.itemsize < torch.float32.itemsize
     return tensor.float() if lower else tensor
-
-
-@contextmanager
-def _no_load_report() -> Iterator[None]:
-    """transformers reports a head it did not use (lm_head) and one it made (score); both are meant."""
-    from transformers.utils import logging
-
-    shown = logging.get_verbosity()
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    try:
-        yield
-    finally:
-        logging.set_verbosity(shown)

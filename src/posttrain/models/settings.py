@@ -1,12 +1,23 @@
 """What a recipe says about the model: where it is, its precision, what of it trains."""
 
-from typing import Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from posttrain.config import Config
 
 TargetPreset = Literal["attention", "attention+mlp"]
+PRESETS = get_args(TargetPreset)
+
+
+def read_targets(value: Any) -> Any:
+    """A preset as it is, else module names: a list, or a text in which commas join them. ValueError for anything else."""
+    if value in PRESETS:
+        return value
+    names = tuple(name.strip() for name in value.split(",")) if isinstance(value, str) else value
+    if not isinstance(names, (list, tuple)) or not names or not all(isinstance(name, str) and name for name in names):
+        raise ValueError("accepted: attention, attention+mlp, or module names (a list, or joined by commas)")
+    return tuple(names)
 
 
 class LoraSettings(Config):
@@ -18,8 +29,10 @@ class LoraSettings(Config):
     """Rows of A and columns of B."""
     alpha: float | None = Field(default=None, gt=0)
     """Numerator of the scale ``alpha / rank``; left out: twice the rank, so the scale is 2."""
-    targets: TargetPreset | tuple[str, ...] = "attention"
-    """Which projections get an adapter: every linear layer of the attention, of attention and MLP, or the module names given."""
+    targets: Annotated[TargetPreset | tuple[str, ...], BeforeValidator(read_targets)] = "attention"
+    """Which projections get an adapter: every linear layer of the attention, of attention and MLP, or the modules named (a list, or
+    joined by commas).
+    """
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Dropout on the adapter's input. Above 0 prefixes cannot be shared: each sequence must draw its own mask."""
 

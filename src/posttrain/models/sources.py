@@ -24,7 +24,8 @@ import httpx
 from posttrain.config import content_hash, file_hash, model_cache
 from posttrain.config.files import atomic_directory, write_json
 from posttrain.errors import InfrastructureError, ModelError
-from posttrain.models.loading import TOKENIZER_FILES, find_model, no_progress_bars
+from posttrain.models.loading import TOKENIZER_FILES, find_model
+from posttrain.models.weights import open_skeleton, open_stock, quiet_transformers
 
 PROVENANCE_FILE = "provenance.json"
 HUB_CONNECT_SECONDS = 3.0
@@ -78,6 +79,10 @@ def add_model(source: str | Path, *, name: str | None = None, cache: str | Path 
         record = _verified(folder)
     if record:
         return folder
+    if folder.exists():
+        raise ModelError(
+            f"{folder} was not written by `posttrain models add` (no {PROVENANCE_FILE})", hint="give another --name, or remove that folder"
+        )
     with tempfile.TemporaryDirectory(prefix="posttrain-") as scratch:
         if text in KNOWN_MODELS:
             origin, provenance = _fetch_known(KNOWN_MODELS[text], Path(scratch))
@@ -230,10 +235,10 @@ def _licence(folder: Path) -> str:
 def _install(origin: Path, folder: Path, provenance: dict[str, str]) -> None:
     """Write the model folder atomically: a GGUF file is converted to float32 safetensors, anything else is copied as it is."""
     if origin.is_dir():
-        find_model(origin)
+        open_skeleton(find_model(origin))  # all weights are there, in the shapes of config.json
     with atomic_directory(folder) as target:
         if origin.is_file():
-            with no_progress_bars():
+            with quiet_transformers():
                 _convert_gguf(origin, target)
         else:
             for file in _model_files(origin):
@@ -248,9 +253,8 @@ def _convert_gguf(file: Path, target: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     try:
-        options = {"gguf_file": file.name, "local_files_only": True}
-        tokenizer = AutoTokenizer.from_pretrained(file.parent, **options)
-        model: Any = AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.float32, **options)
+        tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, local_files_only=True)
+        model, _ = open_stock(AutoModelForCausalLM, file.parent, gguf_file=file.name, dtype=torch.float32)
     except (OSError, ValueError, KeyError, IndexError, RuntimeError, struct.error) as error:
         raise ModelError(
             f"{file}: cannot be read as a GGUF model: {error}", hint="the file must be a whole GGUF of a causal model"

@@ -6,7 +6,8 @@ import shutil
 from pathlib import Path
 
 from posttrain.chat import CONTRACT_FILE, ChatContract
-from posttrain.config.files import atomic_directory, write_json
+from posttrain.config.files import atomic_directory, check_replaceable, write_json
+from posttrain.errors import ConfigError
 from posttrain.models.loading import TOKENIZER_FILES, find_model
 from posttrain.models.sources import PROVENANCE_FILE
 
@@ -16,9 +17,13 @@ _WRITTEN_ANEW = {*TOKENIZER_FILES, CONTRACT_FILE, PROVENANCE_FILE}
 def with_chat_template(model: str | Path, template: str, out: str | Path) -> Path:
     """Write ``out``: the weights and configuration of ``model`` (linked where the file system can) under the Jinja text ``template``.
 
-    Raises ContractError when the template does not fit the tokenizer: nothing is written then.
+    Raises ContractError when the template does not fit the tokenizer, ConfigError when ``out`` holds anything but an earlier model: nothing
+    is written then.
     """
     source, target = find_model(model), Path(out)
+    check_replaceable(target, "config.json")
+    if target.resolve() == source.resolve():
+        raise ConfigError(f"{target} is the model's own folder", hint="name a new folder")
     contract = ChatContract.load(source, template=template)
     with atomic_directory(target) as folder:
         for file in source.iterdir():

@@ -10,7 +10,7 @@ import torch
 
 from posttrain.config.files import atomic_directory
 from posttrain.errors import DataError
-from posttrain.models.loading import no_progress_bars
+from posttrain.models.weights import quiet_transformers
 
 PAD, START, END = "<|pad|>", "<|im_start|>", "<|im_end|>"
 CHATML = (
@@ -74,7 +74,7 @@ def write_tiny_model(directory: str | Path, texts: Iterable[str], *, seed: int, 
     """Train the tokenizer, draw the model, save both as a Hugging Face folder (atomic). The same texts and seed give the same bytes."""
     tokenizer = train_tokenizer(texts, vocab_size=vocab_size)
     model = build_tiny_model(tokenizer, seed, **shape)
-    with atomic_directory(directory) as folder, no_progress_bars():
+    with atomic_directory(directory) as folder, quiet_transformers():
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
     return Path(directory)

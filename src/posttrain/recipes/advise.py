@@ -11,9 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from posttrain.data import looks_like_refusal, read_records
+from posttrain.data import load_comparisons, looks_like_refusal, read_records
 from posttrain.errors import DataError
 from posttrain.records import Comparison, Demonstration, Message, PreferencePair, Record, StepLabels, UnpairedLabel, VerifiableTask
+from posttrain.stages.pairs import likelier_first
+from posttrain.stages.preference_files import holds_comparisons
 
 FEW = 50  # rows below which the prompt is changed and no weight
 FEW_PAIRS = 500  # pairs below which hard labels are learned by heart
@@ -69,7 +71,7 @@ def advise(data: str | Path, *, model: str | None = None, memory_gb: float | Non
 
     Raises DataError for a file of rows that no method trains on, and as :func:`posttrain.data.read_records` does.
     """
-    records = list(read_records(data))
+    records = _records(data)
     facts = _facts(records)
     choice = _choose(records, facts, str(data))
     if run is not None:
@@ -83,6 +85,13 @@ def advise(data: str | Path, *, model: str | None = None, memory_gb: float | Non
             f"the rows name {facts['tenants']} tenants: one adapter each over one base, stacked at serving, tested each apart"
         )
     return Advice(choice.method, choice.settings, tuple(choice.reasons), tuple(choice.would_change), facts, choice.beside)
+
+
+def _records(data: str | Path) -> list[Record]:
+    """The rows in whatever shape they come, published sets of judgements too; the likelier side of a pair as chosen."""
+    if holds_comparisons(data):
+        return list(load_comparisons(data))
+    return [likelier_first(one) if isinstance(one, PreferencePair) else one for one in read_records(data)]
 
 
 # ---- facts -----------------------------------------------------------------------------------------------------------------
@@ -271,9 +280,14 @@ def _comparisons(facts: Mapping[str, Any], data: str) -> _Choice:
             [f"the reviewers hardly agree (Krippendorff's alpha {agreement:.2f} [{low:.2f}, {high:.2f}]): a model would learn their noise"],
             ["a sharper rubric and new labels; see posttrain preferences report"],
         )
-    method = "dawid_skene" if facts["judged_twice"] else "mean"
-    reasons = [f"{facts['annotators']} reviewers on {facts['rows']} comparisons: disagreement becomes soft labels ({method})"]
-    change = ["one reviewer a pair: then hard labels, and ipo when they are few"]
+    if facts["judged_twice"]:
+        method = "dawid_skene"
+        reasons = [f"{facts['annotators']} reviewers on {facts['rows']} comparisons: disagreement becomes soft labels ({method})"]
+        change = ["one reviewer a pair: then hard labels, and ipo when they are few"]
+    else:
+        method = "mean"
+        reasons = [f"each of {facts['rows']} comparisons was judged once: labels are hard, and how far reviewers agree is unknown"]
+        change = ["some comparisons judged twice: then agreement is known and disagreement becomes soft labels"]
     if agreement is not None and low < LOW_AGREEMENT:
         change.append(
             f"agreement below {LOW_AGREEMENT:g} (alpha {agreement:.2f} [{low:.2f}, {high:.2f}] leaves that open): then label first"

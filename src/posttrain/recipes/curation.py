@@ -152,8 +152,11 @@ def curate(loaded: LoadedRecipe, entry: StageEntry, source: Path, suites: Sequen
     write_json(folder / "duplicates.json", found.to_dict() | {"dropped": settings.drop_duplicates})
     kept = [record for index, record in enumerate(records) if index not in found.dropped] if settings.drop_duplicates else records
     texts = {suite.config.name: list(suite.texts.items()) for suite in suites}
-    report = contamination(kept, texts, ngram=settings.ngram)
+    prompts = {suite.config.name: _own_prompts(suite) for suite in suites}
+    report = contamination(kept, texts, prompts=prompts, ngram=settings.ngram)
     write_json(folder / "contamination.json", report.to_dict())
+    if told := report.short_cases():
+        display.say(told)
     report.check(settings.waiver or None)
     clean = folder / "train.jsonl"
     write_jsonl(kept, clean)
@@ -168,3 +171,10 @@ def curate(loaded: LoadedRecipe, entry: StageEntry, source: Path, suites: Sequen
         "contaminated_cases": len(report.hits),
         "waived": bool(report.hits),
     }
+
+
+def _own_prompts(suite: Suite) -> dict[str, str]:
+    """What cases ask, where that makes them: in a world one question has many answers."""
+    from posttrain.data import speech
+
+    return {case.id: speech(case.messages) for case in suite.cases if "world" not in case.metadata}

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from posttrain.config import file_hash, path_hash, read_yaml
+from posttrain.config import content_hash, file_hash, path_hash, read_yaml
 from posttrain.evaluation import Suite
 from posttrain.recipes.curation import curate, describe_data, pairs_of_judgements
 from posttrain.recipes.origins import Origins, deciding_versions
@@ -43,7 +43,13 @@ def prepare_data(
         inputs,
         lambda folder: describe_data(loaded, entry, source, Path(start.outputs["path"]), folder, steps.display),
     )
-    curation = {"data": checked.key, "suites": [suite.hash for suite in suites], "settings": loaded.recipe.curation.dump()}
+    curation = {
+        "data": checked.key,
+        "suites": [suite.hash for suite in suites],
+        "texts": content_hash([suite.texts for suite in suites]),
+        "settings": loaded.recipe.curation.dump(),
+        "versions": deciding_versions(),
+    }
 
     def work(folder: Path) -> Outputs:
         assert origins is not None

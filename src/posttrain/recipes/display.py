@@ -65,7 +65,7 @@ class TerminalDisplay:
 
     def say(self, text: str) -> None:
         """One line for the reader."""
-        self._console.print(f"         {text}", markup=False)
+        self._console.print(f"         {text}", markup=False, soft_wrap=True)
 
 
 class SilentDisplay:

@@ -35,9 +35,11 @@ def evaluate_step(run: RunSoFar, suite: Suite, model: StepResult, name: str) -> 
     """Run one suite on the model a step made; scores that need models get the start model and the run's reward models."""
     settings = run.loaded.recipe.evaluation
     roles = {role: run.reward_models[role] for role in suite.reward_roles}
-    inputs = {"suite": suite.hash, "model": model.key, "settings": settings.dump(), "versions": deciding_versions()}
+    inputs = {"suite": suite.hash, "model": model.key, "settings": settings.dump(), "versions": deciding_versions("evaluation")}
     if suite.needs_models:
         inputs |= {"reference": run.start.key, "rewards": {role: step.key for role, step in roles.items()}}
+    answers = run.steps.out / "cache" / f"answers-{content_hash(deciding_versions())[:12]}"
+    run.steps.caches.add(answers)
 
     def work(folder: Path) -> Outputs:
         from posttrain.evaluation import ScoringModels, evaluate
@@ -53,7 +55,7 @@ def evaluate_step(run: RunSoFar, suite: Suite, model: StepResult, name: str) -> 
             suite,
             generator,
             out_dir=folder / "results",
-            cache_dir=steps.out / "cache",
+            cache_dir=answers,
             on_progress=lambda p: steps.display.advance(p.num_done, p.num_total, f"{p.num_cached + p.num_reused} from before"),
             name=name,
             trained_at=model.outputs.get("trained_at"),

@@ -5,10 +5,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Literal
 
 from posttrain.config import read_yaml
 from posttrain.evaluation import Suite
-from posttrain.lineage import LineageStore, code_record, environment_record
+from posttrain.lineage import LineageStore, code_record, environment_record, source_hash
 from posttrain.recipes.recipe import LoadedRecipe
 from posttrain.recipes.steps import Outputs
 from posttrain.release import Gate
@@ -25,9 +26,14 @@ class Origins:
     shared: tuple[str, ...]
 
 
+def run_store(root: Path) -> LineageStore:
+    """The lineage store of the run in ``root``, shared with the runs beside it."""
+    return LineageStore(root.parent / "lineage.db")
+
+
 def record_origins(loaded: LoadedRecipe, gate: Gate, suites: Sequence[Suite], root: Path) -> Origins:
     """Put policy text, suites, gate, resolved recipe, code and library versions into the lineage."""
-    store = LineageStore(root.parent / "lineage.db")
+    store = run_store(root)
     policy_file = loaded.at(loaded.recipe.policy)
     policy = read_yaml(policy_file)
     fields = {
@@ -57,6 +63,16 @@ def record_start_model(origins: Origins, folder: Path, loaded: LoadedRecipe) -> 
     return {"lineage": origins.store.put("model", content, files=[prepared["path"]])}
 
 
-def deciding_versions() -> dict[str, str]:
-    """Versions that decide a numeric result."""
-    return {name: version(name) for name in ("posttrain", "torch", "transformers")}
+_SHOWS = ("cli", "drills", "lineage", "recipes/advise.py", "recipes/display.py", "recipes/report.py")
+NOT_DECIDING = {
+    "model": (*_SHOWS, "evaluation", "release"),
+    "evaluation": (*_SHOWS, "release"),
+    "verdict": _SHOWS,
+}
+"""Parts of the package, by what a step makes, that its result does not depend on: a gate can be mended without training again."""
+
+
+def deciding_versions(makes: Literal["model", "evaluation", "verdict"] = "model") -> dict[str, str]:
+    """What decides a result besides the inputs: the libraries, and posttrain's own code by its content."""
+    libraries = ("posttrain", "torch", "transformers", "tokenizers", "numpy", "peft")
+    return {"code": source_hash(NOT_DECIDING[makes]), **{name: version(name) for name in libraries}}

@@ -158,6 +158,7 @@ def _data_sections(steps: Sequence[StepResult]) -> list[ReportSection]:
                 f"{report['num_records']} training rows against {sum(report['num_cases'].values())} suite cases, "
                 f"runs of {report['ngram']} words: "
                 f"{len(hits)} cases found; {report['num_sharing']} share some run, {report['num_boilerplate']} runs are boilerplate. "
+                f"{report['num_short']} cases are too short for runs; {report['num_prompts']} of them were compared by their prompt alone. "
                 f"{step.outputs['duplicates']} duplicate rows were dropped."
             )
             sections.append(ReportSection("Contamination", hits, ("suite", "case", "kind", "overlap", "text"), note=note))

@@ -23,7 +23,7 @@ from posttrain.stages import STAGES
 class RunOutcome:
     """What a run came to. ``verdict`` is the gate's (ship, block, inconclusive, infrastructure), empty in a dry run.
 
-    ``caches``: folders of reference log-probabilities that its steps use.
+    ``caches``: folders of answers and reference log-probabilities that its steps use.
     """
 
     out: Path
@@ -47,8 +47,8 @@ def run_recipe(loaded: LoadedRecipe, out: str | Path, *, display: Display, dry_r
     recipe, root = loaded.recipe, Path(out)
     gate, suites = _load_criteria(loaded)
     with exclusive(root):
-        steps = Steps(root, display, dry_run=dry_run)
         origins = None if dry_run else record_origins(loaded, gate, suites, root)
+        steps = Steps(root, display, dry_run=dry_run, discard=origins.store.discard if origins else None)
 
         def make_start(folder: Path) -> Outputs:
             assert origins is not None
@@ -119,7 +119,7 @@ def _check_reward_roles(loaded: LoadedRecipe, suites: Sequence[Suite]) -> None:
 
 def _judge(steps: Steps, gate: Gate, before: StepResult, after: StepResult, origins: Origins | None) -> StepResult:
     """The gate over the last evaluation against the start model's."""
-    inputs = {"gate": content_hash(gate.config.dump()), "before": before.key, "after": after.key, "versions": deciding_versions()}
+    inputs = {"gate": content_hash(gate.config.dump()), "before": before.key, "after": after.key, "versions": deciding_versions("verdict")}
 
     def work(folder: Path) -> Outputs:
         assert origins is not None

@@ -8,16 +8,17 @@ from posttrain.config import content_hash, path_hash
 from posttrain.config.files import write_json
 from posttrain.errors import ConfigError
 from posttrain.recipes.curation import read_rows
-from posttrain.recipes.recipe import LoadedRecipe
+from posttrain.recipes.origins import deciding_versions
+from posttrain.recipes.recipe import LoadedRecipe, StageEntry
 from posttrain.recipes.steps import Display, Outputs, StepResult
 
 
 def start_model_inputs(loaded: LoadedRecipe) -> dict[str, Any]:
     """Everything the start model depends on; a local folder counts by its content."""
     recipe, source = loaded.recipe, Path(loaded.model_source())
-    inputs: dict[str, Any] = {"model": recipe.model.dump()}
+    inputs: dict[str, Any] = {"model": recipe.model.dump(), "versions": deciding_versions()}
     if recipe.model.tiny is not None:
-        inputs |= {"seed": recipe.seed, "texts": [path_hash(loaded.at(entry.settings["data"])) for entry in recipe.stages]}
+        inputs |= {"seed": recipe.seed, "texts": [path_hash(file) for file in _text_files(loaded)]}
     elif source.exists():
         inputs["content"] = path_hash(source)
     if recipe.model.chat_template:
@@ -73,9 +74,17 @@ def check_start_model(start: StepResult) -> None:
             )
 
 
+def _text_files(loaded: LoadedRecipe) -> dict[Path, StageEntry]:
+    """The files of training data, each once, with the first stage that reads it."""
+    files: dict[Path, StageEntry] = {}
+    for entry in loaded.recipe.stages:
+        files.setdefault(loaded.at(entry.settings["data"]), entry)
+    return files
+
+
 def _texts(loaded: LoadedRecipe, folder: Path) -> list[str]:
     """Every message of the training data, for the tiny model's tokenizer."""
     from posttrain.data import segments
 
-    entries = {loaded.at(entry.settings["data"]): entry for entry in loaded.recipe.stages}
-    return [text for file, entry in entries.items() for record in read_rows(entry, file, folder) for text in segments(record) if text]
+    files = _text_files(loaded)
+    return [text for file, entry in files.items() for record in read_rows(entry, file, folder) for text in segments(record) if text]

@@ -5,7 +5,6 @@ from posttrain.records.generation import Constraint, Generation, GenerationReque
 from posttrain.records.judgements import CHOICES, Choice, Comparison, Judgement, Record
 from posttrain.records.messages import (
     ROLES,
-    UNTRAINED_TURNS,
     Demonstration,
     FeedbackEvent,
     Message,
@@ -22,7 +21,6 @@ from posttrain.records.tools import CallRecord, CallStatus, Episode, ToolResult
 __all__ = [
     "CHOICES",
     "ROLES",
-    "UNTRAINED_TURNS",
     "CallRecord",
     "CallStatus",
     "Choice",

@@ -134,6 +134,10 @@ def check_completion(prompt: Sequence[Message], completion: Sequence[Message], f
         raise FieldError(
             f"{field}[0].role", "a completion begins with the assistant", completion[0].role, fix="move earlier turns to the prompt"
         )
+    for position, message in enumerate(completion):
+        if message.untrained:
+            fix = "an answer is scored whole: remove the weight, or the row"
+            raise FieldError(f"{field}[{position}].weight", "is 0, and only demonstrations have turns that do not train", 0, fix=fix)
     _check_continuation(prompt, completion, field)
     check_answer(completion, field)
 

@@ -6,8 +6,6 @@ from typing import Any
 
 Role = str  # "system" | "user" | "assistant" | "tool"
 ROLES = ("system", "user", "assistant", "tool")
-UNTRAINED_TURNS = "untrained_turns"
-"""Key of :attr:`Demonstration.metadata`: positions of assistant turns the data gives weight 0 (OpenAI's ``weight: 0``)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +19,10 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn. ``content`` may be empty only when there are tool calls. ``reasoning`` is thinking text kept apart."""
+    """One turn. ``content`` may be empty only when there are tool calls. ``reasoning`` is thinking text kept apart.
+
+    ``untrained``: the data gives this answer weight 0, so no mask supervises it. What is said is the same, so equality does not look at it.
+    """
 
     role: Role
     content: str = ""
@@ -29,17 +30,22 @@ class Message:
     tool_call_id: str | None = None
     name: str | None = None
     reasoning: str | None = None
+    untrained: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Demonstration:
-    """A conversation to imitate: single-turn, multi-turn, tool trajectory or safety/style. The last turn is the assistant's."""
+    """A conversation to imitate: single-turn, multi-turn, tool trajectory or safety/style. The last turn is the assistant's.
+
+    ``num_prompt_messages``: the first messages are a prompt that the data sets apart from its completion; no mask supervises them.
+    """
 
     messages: tuple[Message, ...]
     tools: tuple[Mapping[str, Any], ...] = ()
     id: str = ""
     source: str = ""
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    num_prompt_messages: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,10 +5,10 @@ one draw (:func:`posttrain.metrics.paired_difference`: adjusted Wald for passes,
 figure is the ratio of means minus one, from the linearised values (a - R b) / mean(b) + R - 1. Unscored passes and fractions are
 counted against the candidate on one side of the interval and for it on the other; samples without an amount are left out.
 
-A target is ``gained`` when its interval lies above zero and reaches ``min_gain``; ``no gain`` when it lies below ``min_gain``;
-``worse`` when it lies below zero and reaches ``-min_gain``; else ``unknown``. A guardrail ``held`` when its interval is inside the
-margin, is ``broken`` when it lies outside, and else is ``unknown``; with ``min_gain`` it held when it gained and is broken when its
-interval lies below ``min_gain``.
+A target is ``gained`` when its interval lies above zero and its value reaches ``min_gain``; ``no gain`` when the interval lies below
+``min_gain``; ``worse`` when it lies below zero and reaches ``-min_gain``; else ``unknown``. A guardrail ``held`` when its interval is
+inside the margin, is ``broken`` when it lies outside, and else is ``unknown``; with ``min_gain`` it held when it gained and is broken
+when its interval lies below ``min_gain``.
 
 | targets | guardrails | verdict |
 |---|---|---|
@@ -22,7 +22,9 @@ Errors. Claims (gained, worse, broken) are corrected by Holm's step-down procedu
 over the guardrails. The intervals are two-sided: at 95 % the chance of any false claim of a family in one direction is at most 2.5 %.
 Targets are claimed in both directions (gained, worse), and so are ``stable`` guardrails: at most 5 % in all. *Held* needs no correction:
 all guardrails have to hold, an intersection-union test (Berger 1982, Technometrics 24:295). A false ``real improvement`` takes a false
-claim in one direction and so comes with at most 2.5 %, whether no target gained or a guardrail is beyond its limit. Readings by slice
+claim in one direction and so comes with at most 2.5 %, whether no target gained or a guardrail is beyond its limit. The interval is held
+against zero, the value against ``min_gain``: a true gain somewhat below ``min_gain`` is estimated above it in up to half of all suites of
+its size, and is then called a real improvement. Readings by slice
 are not corrected for the number of slices: they say where to look and decide nothing.
 """
 
@@ -228,7 +230,7 @@ def _target_figures(changes: Sequence[Change], confidence: float) -> list[Figure
         if figure.value is not None:
             low, high = _gain(change, level or confidence)
             state: State = "no gain" if high < limit else "unknown"
-            if level and low > 0 and high >= limit:
+            if level and low > 0 and _better(change, figure.value) >= limit:
                 state = "gained"
             elif level and high < 0 and low <= -limit:
                 state = "worse"
@@ -244,7 +246,8 @@ def _guardrail_figures(changes: Sequence[Change], confidence: float) -> list[Fig
         figure = _figure(change, "guardrail", _guardrail_text(change), level or confidence)
         if figure.value is not None:
             low, high = _gain(change, confidence)
-            figure = replace(figure, state="broken" if level else "held" if _is_held(change, low, high) else "unknown")
+            held = _is_held(change, _better(change, figure.value), low, high)
+            figure = replace(figure, state="broken" if level else "held" if held else "unknown")
         figures.append(figure)
     return figures
 
@@ -259,13 +262,18 @@ def _is_broken(change: Change, low: float, high: float) -> bool:
     return high < -margin or (spec.direction == "stable" and low > margin)
 
 
-def _is_held(change: Change, low: float, high: float) -> bool:
+def _is_held(change: Change, value: float, low: float, high: float) -> bool:
     spec = change.spec
     assert isinstance(spec, GuardrailMetric)
     if spec.min_gain is not None:
-        return low > 0 and high >= spec.min_gain
+        return low > 0 and value >= spec.min_gain
     margin = spec.margin or 0.0
     return low >= -margin and (spec.direction != "stable" or high <= margin)
+
+
+def _better(change: Change, value: float) -> float:
+    """A difference with better upwards."""
+    return -value if change.spec.direction == "lower" else value
 
 
 def _gain(change: Change, confidence: float) -> tuple[float, float]:
@@ -315,8 +323,9 @@ def _figure(change: Change, role: Literal["target", "guardrail"], required: str,
 def _problem(change: Change, min_samples: int) -> str:
     """Why a figure cannot be read, "" when it can."""
     n = len(change.after)
-    if n < min_samples:
-        return f"only {n} paired samples, {min_samples} needed"
+    num_cases = len({case for case, _ in change.keys}) if change.keys else n
+    if num_cases < min_samples:
+        return f"only {num_cases} paired cases, {min_samples} needed"
     if not change.scored.any():
         return f"none of {n} samples was scored in both versions"
     if change.spec.relative and not float(change.before[change.scored].mean()) > 0:

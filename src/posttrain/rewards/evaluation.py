@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posttrain.chat import ChatContract
-from posttrain.data.preference_sets import prompt_key
+from posttrain.data.preference_sets import dialogue_key, prompt_key
 from posttrain.errors import CheckFailed, ConfigError, DataError
 from posttrain.metrics import (
     Interval,
@@ -22,10 +22,11 @@ from posttrain.metrics import (
     reliability_bins,
 )
 from posttrain.records import PreferencePair
-from posttrain.rewards.model import Calibration, RewardModel
+from posttrain.rewards.model import KEY_LENGTH, Calibration, RewardModel
 from posttrain.rewards.probes import ProbeResult, length_correlation, run_probes
 
 NUM_BINS = 10
+FEW_TO_CALIBRATE = 30
 ALL = "all"
 Floats = NDArray[np.float64]
 
@@ -106,7 +107,7 @@ def fit_calibration(model: RewardModel, pairs: Sequence[PreferencePair]) -> Cali
     chosen, rejected, probabilities = _rewards(model, pairs)
     every = np.concatenate((chosen, rejected))
     deviation = float(every.std(ddof=1))
-    if not (chosen != rejected).any() or _is_constant(every):
+    if not (chosen != rejected).any() or is_constant(every):
         raise CheckFailed(
             f"{model.folder}: both sides of all {len(pairs)} calibration pairs get the same reward "
             f"(mean {every.mean():.6g}, standard deviation {deviation:.3g})",
@@ -155,9 +156,10 @@ def evaluate_pairs(model: RewardModel, slices: Mapping[str, Sequence[PreferenceP
         begin += len(members)
         if members and len(slices) > 1:
             results[name] = _slice((chosen - rejected)[inside], probabilities[inside], lengths[inside], groups[inside])
-    warnings = [*_warnings(model, np.concatenate((chosen, rejected)), results), *_seen(model, slices)]
+    calibration = _calibration(model, chosen - rejected, probabilities)
+    warnings = [*_warnings(model, np.concatenate((chosen, rejected)), results), *_doubts(model, calibration), *_seen(model, slices)]
     rewards = np.stack((chosen, rejected), axis=1)
-    varied = float(np.ptp(rewards)) > 0
+    varied = not is_constant(rewards)
     probed: Sequence[ProbeResult] = ()
     if probes and varied:
         try:
@@ -167,7 +169,7 @@ def evaluate_pairs(model: RewardModel, slices: Mapping[str, Sequence[PreferenceP
     return RewardEvaluation(
         model=dict(model.identity),
         slices=results,
-        calibration=_calibration(model, chosen - rejected, probabilities),
+        calibration=calibration,
         probes=probed,
         length_correlation=length_correlation(model, pairs, rewards=rewards) if varied else None,
         warnings=warnings,
@@ -225,7 +227,7 @@ def _calibration(model: RewardModel, differences: Floats, probabilities: Floats)
 
 def _warnings(model: RewardModel, rewards: Floats, slices: Mapping[str, SliceResult]) -> list[str]:
     found, every = [], slices[ALL]
-    if _is_constant(rewards):
+    if is_constant(rewards):
         found.append(
             f"constant rewards: all {len(rewards)} texts get {rewards.mean():.6g} (standard deviation {rewards.std():.2g}); "
             "the model tells nothing apart"
@@ -241,13 +243,33 @@ def _warnings(model: RewardModel, rewards: Floats, slices: Mapping[str, SliceRes
     return found
 
 
+def _doubts(model: RewardModel, measured: CalibrationResult | None) -> list[str]:
+    """Why the temperature is not to be trusted: fitted on few pairs, without an end to its interval, or worse than none on these pairs."""
+    if measured is None:
+        return []
+    found = []
+    low, high = ("unbounded" if end is None else f"{end:.3g}" for end in (measured.low, measured.high))
+    if measured.fitted_on < FEW_TO_CALIBRATE or None in (measured.low, measured.high):
+        found.append(
+            f"the temperature {measured.temperature:.3g} [{low}, {high}] was fitted on {measured.fitted_on} pairs: P(better) is a guess; "
+            "calibrate on at least 100"
+        )
+    if measured.ece_after > max(measured.ece_before, measured.ece_by_chance_95):
+        found.append(
+            f"the temperature makes calibration worse here: error {measured.ece_before:.3f} without it, {measured.ece_after:.3f} with it "
+            f"(by chance at most {measured.ece_by_chance_95:.3f})"
+        )
+    return found
+
+
 def _seen(model: RewardModel, slices: Mapping[str, Sequence[PreferencePair]]) -> list[str]:
-    """A warning for slices that are the calibration split itself."""
-    every = {**slices, ALL: [pair for pairs in slices.values() for pair in pairs]} if len(slices) > 1 else slices
+    """A warning for slices with pairs of dialogues the model was trained or its temperature was fitted on."""
+    told = {"training": "the model was trained on", "calibration": "the temperature was fitted on"}
     return [
-        f"slice '{name}' holds the {len(pairs)} pairs the temperature was fitted on: its calibration error says nothing about other pairs"
-        for name, pairs in every.items()
-        if model.calibration is not None and model.calibration.source == _pairs_hash(pairs)
+        f"slice '{name}': {both} of {len(pairs)} pairs are of dialogues {told[use]}: its figures say nothing about other pairs"
+        for name, pairs in slices.items()
+        for use, keys in model.seen.items()
+        if (both := sum(dialogue_key(pair)[:KEY_LENGTH] in keys for pair in pairs))
     ]
 
 
@@ -255,7 +277,7 @@ def _pairs_hash(pairs: Sequence[PreferencePair]) -> str:
     return hashlib.sha256("".join(sorted(map(prompt_key, pairs))).encode()).hexdigest()
 
 
-def _is_constant(rewards: Floats) -> bool:
+def is_constant(rewards: Floats) -> bool:
     """Whether rewards differ by no more than float32 rounds."""
     return float(rewards.std()) <= 1e-6 * max(1.0, abs(float(rewards.mean())))
 

@@ -21,6 +21,8 @@ from posttrain.models.completions import packs
 from posttrain.records import Message, PreferencePair, TokenSequence
 
 CALIBRATION_FILE = "calibration.json"
+SEEN_FILE = "seen.json"
+KEY_LENGTH = 16  # hex digits kept of a dialogue's hash: 64 bits
 Turns = Sequence[Message]
 
 
@@ -100,6 +102,17 @@ class RewardModel:
     def temperature(self) -> float:
         """The calibrated temperature, 1 where the model has no calibration."""
         return self.calibration.temperature if self.calibration else 1.0
+
+    @cached_property
+    def seen(self) -> Mapping[str, frozenset[str]]:
+        """First digits of the keys of the dialogues that trained the model and that fitted its temperature; empty where not kept."""
+        file = self.folder / SEEN_FILE
+        if not file.is_file():
+            return {}
+        try:
+            return {name: frozenset(keys) for name, keys in json.loads(file.read_text(encoding="utf-8")).items()}
+        except (OSError, ValueError, AttributeError, TypeError) as error:
+            raise ModelError(f"{file} cannot be read: {error}", hint="train the model again, or remove the file") from None
 
     @cached_property
     def identity(self) -> Mapping[str, Any]:

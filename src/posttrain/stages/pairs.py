@@ -1,7 +1,7 @@
 """Preference data as training items: a pair shares its prompt, a label stands alone. What cannot train fairly is refused or counted."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -9,6 +9,7 @@ import torch
 
 from posttrain.chat import ChatContract
 from posttrain.data import read_records, rejects_file
+from posttrain.data.preference_sets import dialogue_key
 from posttrain.errors import ContractError, DataError
 from posttrain.records import PreferencePair, TokenSequence, UnpairedLabel
 from posttrain.training import TrainingItem
@@ -47,6 +48,7 @@ class PreferenceData:
 def load_pairs(path: str, contract: ChatContract, rules: PreferenceRules) -> PreferenceData:
     """Pairs as items of two sequences (chosen, rejected), with ``probabilities``, ``margins`` and both lengths by name, [1] each.
 
+    A pair whose label says that the rejected side is likelier better (probability below one half) is turned round, and counted.
     Refused or left out and counted: a pair whose sides are the same tokens, a prompt that does not encode to a prefix, a pair with either
     side over the limit (the whole pair: no side is ever cut), and, for an objective that imitates, sources that must not be imitated.
     Raises DataError naming the rows, also when the file holds labels and not pairs.
@@ -58,27 +60,38 @@ def load_pairs(path: str, contract: ChatContract, rules: PreferenceRules) -> Pre
 def load_labels(path: str, contract: ChatContract, rules: PreferenceRules) -> PreferenceData:
     """Good and bad answers as items of one sequence, with ``labels`` (bool) and ``positions`` (its number among the items), [1] each.
 
-    Raises DataError as :func:`load_pairs` does, and when the file holds pairs: splitting them is for the caller to ask.
+    Raises DataError as :func:`load_pairs` does, when the file holds pairs (splitting them is for the caller to ask), and when all labels
+    are the same: nothing would be told apart.
     """
     _check_kind(path, UnpairedLabel, PreferencePair, _PAIRS_FOR_LABELS)
-    return _load(path, UnpairedLabel, _label_item, contract, rules)
+    data = _load(path, UnpairedLabel, _label_item, contract, rules)
+    if len(found := {bool(item.tensors["labels"]) for item in data.items}) == 1:
+        kind, other = ("good", "bad") if found.pop() else ("bad", "good")
+        raise DataError(
+            f"{path}: all {len(data.items)} answers are labelled {kind}: there is nothing to tell apart", hint=f"add {other} ones"
+        )
+    return data
 
 
 def split_pairs(pairs: PreferenceData) -> PreferenceData:
-    """Each pair as two labelled answers: the better side good, the worse bad; undecided pairs (probability one half) are left out."""
+    """Each pair as two labelled answers: the better side good, the worse bad; undecided pairs (probability one half) are left out.
+
+    Single labels are certain: ``pairs_hardened`` counts the pairs whose label was not.
+    """
     split = PreferenceData(counts=dict(pairs.counts))
-    undecided = 0
+    undecided = hardened = 0
     for item, record in zip(pairs.items, pairs.records, strict=True):
         probability = float(item.tensors["probabilities"])
         if probability == 0.5:
             undecided += 1
             continue
-        for sequence, good in zip(item.sequences, (probability > 0.5, probability < 0.5), strict=True):
+        hardened += probability < 1
+        for sequence, good in zip(item.sequences, (True, False), strict=True):
             split.items.append(_labelled(sequence, good, len(split.items)))
             split.records.append(record)
     if not split.items:
         raise DataError("every pair is undecided (probability 0.5): there is no good and no bad answer", hint="look at the labels")
-    split.counts |= {"pairs_undecided": float(undecided)}
+    split.counts |= {"pairs_undecided": float(undecided), "pairs_hardened": float(hardened)}
     return split
 
 
@@ -119,14 +132,15 @@ def _first_supervised(sequence: TokenSequence) -> int:
 
 
 def check_apart(training: PreferenceData, held_out: PreferenceData, path: str) -> None:
-    """Raise DataError when a held-out prompt is also trained on: accuracy on it would not show overfitting."""
-    seen = {_prompt_of(row): row.index for row in training.sequences}
-    both = [(row.index, seen[_prompt_of(row)]) for row in held_out.sequences if _prompt_of(row) in seen]
+    """Raise DataError when a held-out dialogue is also trained on, at whatever turn: accuracy on it would not show overfitting."""
+    seen = {dialogue_key(record): item.rows[0] for item, record in zip(training.items, training.records, strict=True)}
+    keys = [(item.rows[0], dialogue_key(record)) for item, record in zip(held_out.items, held_out.records, strict=True)]
+    both = [(row, seen[key]) for row, key in keys if key in seen]
     if both:
-        shown = ", ".join(f"{held} (row {trained} of the data)" for held, trained in both[:10])
+        shown = ", ".join(f"{held} (row {trained} of the data)" for held, trained in both[:10]) + (", ..." if len(both) > 10 else "")
         raise DataError(
-            f"{path}: {len(both)} of {len(held_out.sequences)} held-out answers are to prompts that are also trained on: rows {shown}",
-            hint="take them out of one of the two files",
+            f"{path}: {len(both)} of {len(keys)} held-out rows are of dialogues that are also trained on: rows {shown}",
+            hint="take them out of one of the two files; a dialogue is known by its first user turn",
         )
 
 
@@ -156,7 +170,12 @@ def _load(path: str, kind: type[Any], encode: Encode, contract: ChatContract, ru
     bad: list[tuple[int, str]] = []
     too_long: list[tuple[int, TrainingItem]] = []
     not_to_imitate = 0
-    for index, record in enumerate(cast(Iterator[Any], reader), 1):
+    turned = 0
+    for record in cast(Iterator[Any], reader):
+        index = reader.position
+        if isinstance(record, PreferencePair) and record.probability < 0.5:
+            record = likelier_first(record)
+            turned += 1
         if rules.imitates and record.metadata.get("imitation") is False:
             not_to_imitate += 1
             continue
@@ -186,6 +205,7 @@ def _load(path: str, kind: type[Any], encode: Encode, contract: ChatContract, ru
         "rows_not_encodable": float(len(bad)),
         "rows_too_long": float(len(too_long)),
         "rows_not_to_imitate": float(not_to_imitate),
+        "pairs_turned": float(turned),
         "tokens": float(sum(item.num_tokens for item in data.items)),
         "supervised_tokens": float(sum(row.num_supervised for row in data.sequences)),
     }
@@ -198,6 +218,14 @@ def _load(path: str, kind: type[Any], encode: Encode, contract: ChatContract, ru
         )
         raise DataError(f"{path}: none of {rows} rows is left to train on ({why})", hint=hint or "see `posttrain check`")
     return data
+
+
+def likelier_first(pair: PreferencePair) -> PreferencePair:
+    """The same label with the likelier side as chosen: what is watched (margin, accuracy, likelihoods) then means what it says."""
+    if pair.probability >= 0.5:
+        return pair
+    margin = None if pair.margin is None else -pair.margin
+    return replace(pair, chosen=pair.rejected, rejected=pair.chosen, probability=1 - pair.probability, margin=margin)
 
 
 def _pair_item(pair: PreferencePair, contract: ChatContract, index: int, position: int) -> TrainingItem:
@@ -233,8 +261,8 @@ def _describe_too_long(path: str, rows: Sequence[tuple[int, TrainingItem]], tota
 
 
 _LABELS_FOR_PAIRS = (
-    "holds single labelled answers, and this objective compares pairs",
-    "objective: {name: kto} learns from single labels; or give a file with 'chosen' and 'rejected'",
+    "holds single labelled answers, and pairs are needed here",
+    "give a file with 'chosen' and 'rejected'; an objective on single labels (kto) takes this one as it is, without unpair",
 )
 _PAIRS_FOR_LABELS = (
     "holds pairs, and this objective learns from single labelled answers",

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.chat import CONTRACT_FILE, ChatContract
+from posttrain.config import context_length
 from posttrain.config.files import write_json
 from posttrain.errors import ConfigError, DataError
 from posttrain.lineage import LineageStore, RunLogger
@@ -17,7 +18,7 @@ from posttrain.stages.ppo_loop import Entry, Judges, PpoRun, run_updates
 from posttrain.stages.ppo_report import measure_result, summarize, write_answers
 from posttrain.stages.ppo_rollouts import Prompt, check_apart, fit_judge, load_prompts
 from posttrain.stages.ppo_settings import PpoConfig as PpoConfig
-from posttrain.stages.setup import begin, context_length
+from posttrain.stages.setup import begin
 from posttrain.training import TrainingItem, build_plan, open_world
 from posttrain.training.identity import run_identity
 from posttrain.training.items import data_hash
@@ -107,7 +108,7 @@ def _load_judges(config: PpoConfig) -> Judges:
     if config.held_out_reward_model is None:
         return Judges(reward)
     held_out = RewardModel.load(config.held_out_reward_model, dtype=config.dtype)
-    if held_out.identity == reward.identity:
+    if all(held_out.identity[part] == reward.identity[part] for part in ("weights", "contract")):  # a copy under another name too
         raise ConfigError(
             f"reward_model and held_out_reward_model are the same model ({config.reward_model})",
             hint="a held-out reward model must be another one, best trained on other data",

@@ -4,12 +4,14 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy import stats
 from torch import Tensor
 
 from posttrain.errors import TrainingError
 from posttrain.objectives import whiten
+from posttrain.rewards.evaluation import is_constant
 from posttrain.stages.ppo_settings import DivergenceRule, RewardShaping
 
 
@@ -38,9 +40,10 @@ def check_finite(rewards: Mapping[str, Sequence[float]], update: int) -> None:
 
 
 def check_scores(raw: Sequence[float], shaped: Float[Tensor, " sequence"], update: int) -> None:
-    """Raise TrainingError for scores that are all the same; ``update`` is 1-based."""
-    if float(shaped.max() - shaped.min()) == 0.0:
-        why = "" if max(raw) == min(raw) else f" after clipping and correction (raw: {min(raw):.4g} to {max(raw):.4g})"
+    """Raise TrainingError for scores that differ by no more than rounding; ``update`` is 1-based."""
+    raw_is_constant = is_constant(np.asarray(raw, dtype=np.float64))
+    if raw_is_constant or is_constant(shaped.double().numpy()):
+        why = "" if raw_is_constant else f" after clipping and correction (raw: {min(raw):.4g} to {max(raw):.4g})"
         raise TrainingError(
             f"update {update} was stopped before its first step: all {len(raw)} answers got the same reward, {float(shaped[0]):.4g}{why}; "
             "there is nothing to learn from",

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from posttrain.chat import ChatContract
 from posttrain.data import read_for_prompts
+from posttrain.data.preference_sets import first_turn_key
 from posttrain.errors import ContractError, DataError
 from posttrain.generation import LocalGenerator
 from posttrain.models.actor_critic import ActorCritic
@@ -123,6 +124,11 @@ def _with_room(
 ) -> list[Prompt]:
     """The prompts that leave ``max_new_tokens`` in a context; DataError when none does, or where the config says stop."""
     room = context - config.max_new_tokens
+    if room <= 0:
+        raise DataError(
+            f"max_new_tokens {config.max_new_tokens} leaves no room for a prompt in {whose or 'the '}context of {context} tokens",
+            hint="lower max_new_tokens",
+        )
     long = [(prompt, length) for prompt, length in zip(prompts, lengths, strict=True) if length > room]
     if long and config.on_too_long == "stop":
         places = ", ".join(f"{prompt.row} ({length} tokens)" for prompt, length in long[:10]) + (", ..." if len(long) > 10 else "")
@@ -147,15 +153,19 @@ def _conversations(path: str) -> Iterable[tuple[Sequence[Message], Sequence[Any]
 
 
 def check_apart(training: Sequence[Prompt], held_out: Sequence[Prompt], path: str) -> None:
-    """Raise DataError when a held-out prompt is also trained on."""
-    seen = {prompt.ids.tobytes(): prompt.row for prompt in training}
-    both = [(prompt.row, seen[prompt.ids.tobytes()]) for prompt in held_out if prompt.ids.tobytes() in seen]
+    """Raise DataError when a held-out dialogue is also trained on, at whatever turn."""
+    seen = {_dialogue(prompt): prompt.row for prompt in training}
+    both = [(prompt.row, seen[_dialogue(prompt)]) for prompt in held_out if _dialogue(prompt) in seen]
     if both:
         raise DataError(
-            f"{path}: {len(both)} of {len(held_out)} held-out prompts are also trained on; row {both[0][0]} is row {both[0][1]} "
-            "of the data",
-            hint="take them out of one of the two files",
+            f"{path}: {len(both)} of {len(held_out)} held-out prompts are of dialogues that are also trained on; row {both[0][0]} and "
+            f"row {both[0][1]} of the data are of one",
+            hint="take them out of one of the two files; a dialogue is known by its first user turn",
         )
+
+
+def _dialogue(prompt: Prompt) -> str:
+    return first_turn_key(prompt.messages) or prompt.ids.tobytes().hex()
 
 
 def sample(

@@ -35,6 +35,7 @@ from posttrain.stages.watch import (
     WatchSettings,
     build_watched,
     find_warnings,
+    format_validator,
     made_between,
     sample_requests,
     stale_warning,
@@ -66,7 +67,7 @@ def _objective(value: Any) -> Any:
         return value
     settings = {"name": value} if isinstance(value, str) else value
     usable = [name for name in objectives if objective_inputs(name) & {"policy_chosen_logps", "policy_logps"}]
-    if not isinstance(settings, dict) or "name" not in settings:
+    if not isinstance(settings, dict) or not isinstance(settings.get("name"), str):
         raise ValueError(f"needs a name, one of: {', '.join(usable)}")
     try:
         checked = parse(objective_settings(settings["name"]), settings, where=f"objective '{settings['name']}'")
@@ -150,14 +151,17 @@ def run_preference(
     contract, out = begun.contract, begun.out
     with open_world() as world:
         show = progress if progress and world.is_main else Quiet()
+        validator = format_validator(config.watch.json_schema)
         data = load_preferences(config, contract, limit=token_limit(config.max_tokens, begun.folder))
         show.say(_describe(data.training.counts) + set_aside(data.training.counts, config.data, config.rejects))
+        if unbalanced := _unbalanced(config, data.training):
+            show.say(f"warning: {unbalanced}")
         policy = load_policy(config, begun.folder, data.training.items, world)
         if world.is_main:
             write_json(out / CONTRACT_FILE, contract.record())
         if logger and world.is_main:
             logger.log_params(config.dump())
-        run = _Run(config, policy, contract, out, world, show)
+        run = _Run(config, policy, contract, out, world, show, validator)
         items, loss = _prepare(run, data.training.items)
         watch = _build_watch(run, data, items)
         fit = starting_fit(policy, contract, watch)
@@ -208,6 +212,7 @@ class _Run:
     out: Path
     world: World
     show: Progress
+    validator: Any
 
     def reference(self, sequences: Sequence[TokenSequence], cache: Path) -> Float[Tensor, " sequence"]:
         """log p of each sequence's answer under the policy as loaded, from ``cache`` where it is there."""
@@ -270,6 +275,7 @@ def _build_watch(run: _Run, data: LoadedPreferences, items: Sequence[TrainingIte
         requests=sample_requests((data.held_out or data.watched).records, config.watch, seed=seed),
         seed=seed,
         max_tokens=config.training.max_tokens_per_microbatch,
+        validator=run.validator,
     )
 
 
@@ -299,7 +305,28 @@ def _describe(counts: Mapping[str, float]) -> str:
     }
     left_out = [f"{int(counts[name])} {reason}" for name, reason in reasons.items() if counts.get(name)]
     text = f"{int(counts['rows'])} rows, {int(counts['tokens'])} tokens, {int(counts['supervised_tokens'])} of them in answers"
-    return text + (f"; left out: {', '.join(left_out)}" if left_out else "")
+    text += f"; left out: {', '.join(left_out)}" if left_out else ""
+    if counts.get("pairs_turned"):
+        text += f"; {int(counts['pairs_turned'])} pairs turned round, their label says that the rejected side is likelier better"
+    if counts.get("pairs_hardened"):
+        text += f"; {int(counts['pairs_hardened'])} pairs have soft labels, which single labels cannot hold: the likelier side is good"
+    return text
+
+
+def _unbalanced(config: PreferenceConfig, data: PreferenceData) -> str:
+    """What is to be said where good and bad answers do not weigh about the same (KTO, equation 8); "" where they do, or for pairs."""
+    weights = dict(config.objective)
+    if not {"desirable_weight", "undesirable_weight"} <= weights.keys():
+        return ""
+    good = sum(bool(item.tensors["labels"]) for item in data.items)
+    bad = len(data.items) - good
+    ratio = weights["desirable_weight"] * good / (weights["undesirable_weight"] * bad)
+    if 1 <= ratio <= 4 / 3:
+        return ""
+    return (
+        f"good answers weigh {ratio:.2f} times as much as bad ones ({good} and {bad}); between 1 and 1.33 is advised: "
+        "set objective.desirable_weight or objective.undesirable_weight"
+    )
 
 
 def _summary(trained: TrainResult, policy: Policy, fit: Mapping[str, float], num_warnings: int) -> dict[str, float]:

@@ -29,12 +29,14 @@ from posttrain.rewards import (
     fitting_pairs,
 )
 from posttrain.rewards.evaluation import ALL
+from posttrain.rewards.model import KEY_LENGTH, SEEN_FILE
 from posttrain.stages.base import STAGES, Progress, Quiet, Stage, StageResult
 from posttrain.stages.pairs import PreferenceData, PreferenceRules, load_pairs
 from posttrain.stages.preference_files import PairFile, read_preferences, said_left_out
 from posttrain.stages.setup import (
     check_contracts,
     check_dropout,
+    check_target,
     origins,
     planned_tokens,
     set_aside,
@@ -108,10 +110,12 @@ class RewardModelConfig(ModelOptions):
 class Splits:
     """Items to train on, pairs to calibrate on and to test on by slice; no prompt is in two of them.
 
-    ``counts``: rows by fate. ``left_out``: what calibration and each test slice lost (ties, unreadable, too long), by reason.
+    ``trained_on``: the items' dialogues. ``counts``: rows by fate. ``left_out``: what calibration and each test slice lost (ties,
+    unreadable, too long), by reason.
     """
 
     items: list[TrainingItem]
+    trained_on: set[str]
     calibration: list[PreferencePair]
     test: dict[str, list[PreferencePair]]
     counts: dict[str, float]
@@ -140,6 +144,7 @@ def run_reward_model(
         cards = _consented(config)
         contract = ChatContract.load(folder)
         check_contracts(contract, [folder, out])
+        check_target(out / "model")
         splits = load_splits(config, contract, folder)
         show.say(_describe(splits) + set_aside(splits.counts, config.data, config.rejects))
         if world.is_main:
@@ -213,7 +218,7 @@ def load_splits(config: RewardModelConfig, contract: ChatContract, model: Path) 
         "test_pairs": sum(map(len, test.values())),
         "test_left_out": sum(lost.values()) - lost.get("calibration", 0),
     }
-    return Splits(items, calibration, test, data.counts | {name: float(value) for name, value in counts.items()}, left_out)
+    return Splits(items, trained_on, calibration, test, data.counts | {name: float(value) for name, value in counts.items()}, left_out)
 
 
 def _set_aside(
@@ -307,6 +312,9 @@ def _train(run: _Run, out: Path, seed: int) -> TrainResult:
     trained = train(model, run.splits.items, objective, training, run_dir=out, contract_record=record, on_step=on_step)
     if world.is_main:
         model.save(out / "model", run.contract)
+        calibration = set(map(dialogue_key, run.splits.calibration))
+        seen = {"training": run.splits.trained_on, "calibration": calibration}
+        write_json(out / "model" / SEEN_FILE, {use: sorted(key[:KEY_LENGTH] for key in keys) for use, keys in seen.items()})
     world.wait()
     return trained
 

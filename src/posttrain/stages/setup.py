@@ -1,13 +1,12 @@
 """What every training stage does around its training: defaults, the contract it checks, the room the model has, what it was made from."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from posttrain.chat import CONTRACT_FILE, ChatContract
-from posttrain.config import Config
+from posttrain.chat import CONTRACT_FILE, ChatContract, load_record
+from posttrain.config import Config, context_length
 from posttrain.config.files import write_json
 from posttrain.data import DataCard, check_consent, load_card, rejects_file
 from posttrain.errors import ConfigError
@@ -75,15 +74,24 @@ def begin(stage: str, config: Any, model_path: str | Path, run_dir: str | Path, 
         check_consent(card)
     contract = ChatContract.load(folder)
     check_contracts(contract, [folder, *([Path(config.adapter)] if config.adapter else []), out])
-    return PolicyRun(stage, config, folder, out, contract, cards)
+    run = PolicyRun(stage, config, folder, out, contract, cards)
+    check_target(run.target)
+    return run
+
+
+def check_target(target: Path) -> None:
+    """Raise ConfigError where a stage would replace a folder that no run in the same place has written."""
+    if target.exists() and not any((target.parent / name).exists() for name in ("checkpoints", "result.json")):
+        raise ConfigError(
+            f"{target} is there, but no run in {target.parent} has written it: it would be replaced", hint="choose another output folder"
+        )
 
 
 def check_contracts(contract: ChatContract, folders: Sequence[Path]) -> None:
     """Every folder that carries a contract (model, adapter, the run itself) must carry this one: ContractError where it does not."""
     for folder in folders:
-        file = folder / CONTRACT_FILE
-        if file.is_file():
-            contract.check_same(json.loads(file.read_text(encoding="utf-8")), what=str(folder))
+        if (folder / CONTRACT_FILE).is_file():
+            contract.check_same(load_record(folder), what=str(folder))
 
 
 def token_limit(max_tokens: int | None, model: Path) -> int | None:
@@ -92,13 +100,6 @@ def token_limit(max_tokens: int | None, model: Path) -> int | None:
     if max_tokens is not None and positions is not None and max_tokens > positions:
         raise ConfigError(f"max_tokens {max_tokens}: {model} has {positions} positions", hint=f"up to {positions}, or leave it out")
     return max_tokens or positions
-
-
-def context_length(model: Path) -> int | None:
-    """Positions the model was built for; None where its config does not say."""
-    config = json.loads((model / "config.json").read_text(encoding="utf-8"))
-    value = config.get("text_config", config).get("max_position_embeddings")
-    return int(value) if value else None
 
 
 def load_policy(config: Any, folder: Path, items: Sequence[TrainingItem], world: World) -> Policy:

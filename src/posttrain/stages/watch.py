@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
+from jsonschema import SchemaError
 from jsonschema.validators import validator_for
 from numpy.typing import NDArray
 from pydantic import Field
@@ -109,6 +110,8 @@ class Watch:
     requests: Sequence[GenerationRequest]
     seed: int
     max_tokens: int = 4096
+    validator: Any = None
+    """Of the answers' format, see :func:`format_validator`."""
 
     def __call__(self, policy: Policy) -> Numbers:
         """Numbers by name: those of :meth:`WatchedAnswers.measure` (``held_out_`` before the held-out ones) and of fresh samples."""
@@ -143,8 +146,8 @@ class Watch:
             "ended": float(np.mean([ended for _, _, ended in drawn])),
             "refusals": float(np.mean([looks_like_refusal(text) for text, _, _ in drawn])),
         }
-        if self.settings.json_schema:
-            numbers["valid_format"] = float(np.mean(_satisfy(Path(self.settings.json_schema), [text for text, _, _ in drawn])))
+        if self.validator is not None:
+            numbers["valid_format"] = float(np.mean([_satisfies(self.validator, text) for text, _, _ in drawn]))
         return numbers
 
 
@@ -295,20 +298,28 @@ def sample_requests(rows: Sequence[Row], settings: WatchSettings, *, seed: int) 
     ]
 
 
-def _satisfy(schema: Path, texts: Sequence[str]) -> list[bool]:
+def format_validator(path: str | None) -> Any:
+    """The validator of ``watch.json_schema``; None without one. Raises ConfigError for a file that holds no valid schema."""
+    if path is None:
+        return None
     try:
-        content = json.loads(schema.read_text(encoding="utf-8"))
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError(f"a JSON schema is an object, not {type(content).__name__}")
+        validator = validator_for(content)
+        validator.check_schema(content)
     except (OSError, ValueError) as error:
-        raise ConfigError(f"watch.json_schema: {schema} cannot be read: {error}", hint="give a JSON schema file") from None
-    validator = validator_for(content)(content)
+        raise ConfigError(f"watch.json_schema: {path} cannot be read: {error}", hint="give a JSON schema file") from None
+    except SchemaError as error:
+        raise ConfigError(f"watch.json_schema: {path}: {error.json_path}: {error.message}", hint="mend the schema") from None
+    return validator(content)
 
-    def satisfies(text: str) -> bool:
-        try:
-            return bool(validator.is_valid(json.loads(text)))
-        except ValueError:
-            return False
 
-    return [satisfies(text) for text in texts]
+def _satisfies(validator: Any, text: str) -> bool:
+    try:
+        return bool(validator.is_valid(json.loads(text)))
+    except ValueError:
+        return False
 
 
 def _standard_error(values: NDArray[np.float64]) -> float:

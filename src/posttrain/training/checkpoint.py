@@ -9,6 +9,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping
@@ -27,6 +28,8 @@ from posttrain.config.files import atomic_directory
 from posttrain.errors import ConfigError, ContractError, InfrastructureError
 from posttrain.training.settings import RESUMABLE_CHANGES
 
+ALL_WEIGHTS = "all:"
+"""What the fingerprint of a start model begins with; earlier versions looked at 4,096 values of each tensor."""
 _FILES = ("weights.safetensors", "optimizer.safetensors", "state.json")
 _NO_SPACE = tuple(f"(os error {number})" for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))  # as safetensors words it
 
@@ -104,7 +107,9 @@ def _folder(directory: Path, step: int) -> Path:
 
 
 def _steps(directory: Path) -> list[int]:
-    return sorted(int(folder.name.removeprefix("step-")) for folder in directory.glob("step-*") if folder.is_dir())
+    """Steps that have a checkpoint; a folder of another name (a copy, say) is none."""
+    names = [re.fullmatch(r"step-(\d{8,})", folder.name) for folder in directory.glob("step-*") if folder.is_dir()]
+    return sorted(int(name[1]) for name in names if name)
 
 
 def _save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
@@ -148,6 +153,8 @@ def _check_identity(found: dict[str, Any], wanted: dict[str, Any], folder: Path)
         raise ContractError(
             f"{folder} was made under another chat contract: {_difference(found['contract'], wanted['contract'])}", hint=hint
         )
+    if not found["model"].get("start_weights", ALL_WEIGHTS).startswith(ALL_WEIGHTS):
+        raise ConfigError(f"{folder} was written by an earlier version, which compared a part of the start model's weights", hint=hint)
     skip = {"settings": RESUMABLE_CHANGES}
     for part in ("settings", "model", "data"):
         old, new = ({k: v for k, v in side[part].items() if k not in skip.get(part, ())} for side in (found, wanted))

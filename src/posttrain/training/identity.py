@@ -6,11 +6,13 @@ from typing import Any
 
 import torch
 
+from posttrain.config import content_hash
 from posttrain.models import ForestModel
+from posttrain.training.checkpoint import ALL_WEIGHTS
 from posttrain.training.plan import BatchPlan
 from posttrain.training.settings import TrainingSettings
 
-_SAMPLES = 4096  # values looked at in each tensor: enough to tell two models apart without reading gigabytes
+_NOT_COMPUTED = {"architectures", "transformers_version", "dtype", "torch_dtype", "use_cache", "initializer_range", "id2label", "label2id"}
 
 
 def run_identity(
@@ -29,24 +31,29 @@ def run_identity(
             "trainable_tensors": len(model.trainable()),
             "trainable_parameters": sum(parameter.numel() for parameter in model.trainable().values()),
             "start_weights": weights_fingerprint(model),
-            "adapters": _adapters(model),
+            "architecture": architecture_hash(model),
+            "adapters": adapter_settings(model),
         },
         "computing": model.computing(),
     }
 
 
-def _adapters(model: ForestModel) -> dict[str, Any]:
+def architecture_hash(model: ForestModel) -> str:
+    """Hash of what the model's configuration computes with the weights: sizes, norms, positions, activations; no names, no versions."""
+    config = model.model.config.to_diff_dict()
+    return content_hash({name: value for name, value in config.items() if not name.startswith("_") and name not in _NOT_COMPUTED})
+
+
+def adapter_settings(model: ForestModel) -> dict[str, Any]:
     """What adapters compute beside their weights, by name: the numerator of the scale, and dropout. Empty for a full model."""
     found = getattr(model.model, "peft_config", {})
     return {name: {"alpha": one.lora_alpha, "dropout": one.lora_dropout, "rslora": one.use_rslora} for name, one in found.items()}
 
 
 def weights_fingerprint(model: ForestModel) -> str:
-    """SHA-256 over names, shapes, dtypes and up to 4,096 evenly spaced values of every parameter."""
+    """``all:`` and SHA-256 over names, shapes, dtypes and every byte of every parameter: about half a second a gigabyte."""
     digest = hashlib.sha256()
     for name, parameter in model.model.named_parameters():
-        flat = parameter.detach().reshape(-1)
-        sample = flat[:: max(1, flat.numel() // _SAMPLES)].contiguous().cpu()
         digest.update(f"{name}{tuple(parameter.shape)}{parameter.dtype}".encode())
-        digest.update(sample.view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+        digest.update(parameter.detach().contiguous().cpu().reshape(-1).view(torch.uint8).numpy())
+    return ALL_WEIGHTS + digest.hexdigest()

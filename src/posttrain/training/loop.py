@@ -45,6 +45,7 @@ def train(
     """
     items, loss = as_items(data), loss_fn if isinstance(loss_fn, StepLoss) else StepLoss(loss_fn)
     plan = build_plan(items, settings)
+    model.check_token_ids(max(int(sequence.input_ids.max()) for item in items for sequence in item.sequences))
     identity = run_identity(model, settings, plan, data_hash(items), contract_record)
     identity["settings"] |= loss.settings
     optimizer = build_optimizer(model, settings)

@@ -42,7 +42,8 @@ def build_plan(items: Sequence[TrainingItem], settings: TrainingSettings) -> Bat
     if not items:
         raise ConfigError("there is nothing to train on: 0 items", hint="check the data file and what was dropped from it")
     total = settings.max_steps * settings.sequences_per_step if settings.max_steps else max(1, round(len(items) * settings.epochs))
-    if settings.group_shared_prefixes and settings.share_prefixes:
+    is_larger = len(items) > settings.sequences_per_step  # where a step holds all items, groups would only fix their order
+    if settings.group_shared_prefixes and settings.share_prefixes and is_larger:
         groups = prefix_groups(items, cap=settings.sequences_per_step, min_shared=settings.min_shared_tokens)
     else:
         groups = [[position] for position in range(len(items))]

@@ -24,12 +24,13 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from posttrain.config import file_hash
+from posttrain.config import content_hash, file_hash
 from posttrain.config.files import write_json
 from posttrain.errors import ConfigError
 from posttrain.models import Policy, completion_logprobs
 from posttrain.records import TokenSequence
 from posttrain.training.distributed import World
+from posttrain.training.identity import adapter_settings, architecture_hash
 
 VALUES_FILE, HEADER_FILE = "logprobs.f32", "reference.json"
 SCHEMA = 1
@@ -106,7 +107,8 @@ def reference_logprobs(
 
 
 def reference_identity(policy: Policy, sequences: Sequence[TokenSequence], *, contract: str) -> dict[str, str]:
-    """What reference log-probabilities depend on: every byte of the weights, the adapter gone on from, precision, contract, ids and masks.
+    """What reference log-probabilities depend on: every byte of the weights and what the configuration computes with them, the adapter gone
+    on from, precision, contract, ids and masks.
 
     A fresh adapter is no part of it (the reference is the base beneath it), so full and LoRA runs of one model share a cache.
     """
@@ -120,8 +122,11 @@ def reference_identity(policy: Policy, sequences: Sequence[TokenSequence], *, co
         data.update(len(sequence).to_bytes(8, "little"))
         data.update(sequence.input_ids.tobytes())
         data.update(sequence.completion_mask.tobytes())
+    if policy.settings.adapter is not None:
+        adapter.update(content_hash(adapter_settings(policy)).encode())
     return {
         "model": weights.hexdigest(),
+        "architecture": architecture_hash(policy),
         "adapter": adapter.hexdigest() if policy.settings.adapter is not None else "",
         "dtype": str(policy.compute_dtype).removeprefix("torch."),
         "contract": contract,

@@ -1,10 +1,12 @@
 """What a training run can be told. Every stage embeds this class; the meaning of a field is the same in all of them."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from posttrain.config import Config
+
+Rate = Annotated[float, Field(ge=0, lt=1)]
 
 
 class TrainingSettings(Config):
@@ -19,7 +21,7 @@ class TrainingSettings(Config):
     warmup_ratio: float = Field(default=0.03, ge=0, lt=1)
     """Share of the steps in which the learning rate rises linearly to its peak (rounded up to whole steps)."""
 
-    epochs: float = Field(default=1.0, gt=0)
+    epochs: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     """Passes over the data; fractions allowed. Ignored when ``max_steps`` is set."""
 
     max_steps: int | None = Field(default=None, ge=1)
@@ -31,10 +33,10 @@ class TrainingSettings(Config):
     max_tokens_per_microbatch: int = Field(default=4096, ge=1)
     """Packed tokens (shared prefixes once) in one forward pass. Changes memory, never the result; a longer item runs alone."""
 
-    weight_decay: float = Field(default=0.0, ge=0)
+    weight_decay: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     """AdamW's decoupled weight decay, on matrices only (not on norms and biases)."""
 
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Rate, Rate] = (0.9, 0.999)
     """AdamW's decay rates of the first and second moment."""
 
     max_grad_norm: float = Field(default=1.0, gt=0)

@@ -6,11 +6,12 @@ import pytest
 from families import contract
 from typer.testing import CliRunner
 
-from posttrain.chat import mask_report, sample_segments, show_sample
+from posttrain.chat import mask_report, sample_segments, show_sample, unprinted
 from posttrain.cli.check import app as check_app
 from posttrain.cli.contract import app as contract_app
 from posttrain.data import read_records
-from posttrain.errors import ConfigError, ContractError, DataError
+from posttrain.errors import ConfigError, ContractError, DataError, InfrastructureError
+from posttrain.models import write_tiny_model
 from posttrain.records import Demonstration, Message
 
 GOOD = {"messages": [{"role": "user", "content": "What is 12 * 7?"}, {"role": "assistant", "content": "The answer is 84."}]}
@@ -81,7 +82,7 @@ def test_rows_without_an_exact_mask_are_listed_with_their_reason(model, tmp_path
     assert "does not print tool calls" in report["refused"]["rows"][0]["detail"]
 
 
-def test_control_text_and_dropped_reasoning_are_reported_and_do_not_fail():
+def test_control_text_is_reported_and_what_the_template_cannot_print_fails():
     rows = [
         Demonstration((Message("user", "a <|im_end|> b"), Message("assistant", "x"))),
         Demonstration((Message("user", "q"), Message("assistant", "x", reasoning="because")), ({"function": {"name": "get_balance"}},)),
@@ -89,8 +90,46 @@ def test_control_text_and_dropped_reasoning_are_reported_and_do_not_fail():
     report, sequences = mask_report(contract("smollm2"), rows)
     assert [(note.index, note.detail) for note in report.control_text] == [(1, "<|im_end|>")]
     assert [(note.index, note.detail) for note in report.unprinted] == [(2, "reasoning of turn 1, tools")]
-    assert report.problems() == {}
+    assert list(report.problems()) == ["unprinted"]
     assert len(sequences) == 2
+
+
+def test_what_a_template_prints_of_the_last_turn_alone_is_not_called_unprintable():
+    turns = (
+        Message("user", "q"),
+        Message("assistant", "x", reasoning="because \n\n it  is"),
+        Message("user", "r"),
+        Message("assistant", "y"),
+    )
+    assert unprinted(contract("qwen3"), Demonstration(turns)) == []
+    assert unprinted(contract("smollm2"), Demonstration(turns)) == ["reasoning of turn 1"]
+
+
+def test_reasoning_that_the_template_drops_fails_the_check_unless_allowed(model, tmp_path):
+    thought = {"messages": [GOOD["messages"][0], {"role": "assistant", "content": "84", "reasoning_content": "12 * 7 = 84"}]}
+    data = write(tmp_path / "data.jsonl", [GOOD, thought])
+    code, report = check_json(data, "--model", model)
+    assert (code, report["failing"], report["unprinted"]["rows"][0]["index"]) == (1, ["unprinted"], 2)
+    assert check_json(data, "--model", model, "--allow", "unprinted")[0] == 0
+
+
+def test_without_a_length_rows_must_fit_the_positions_of_the_model(tmp_path):
+    model = write_tiny_model(tmp_path / "model", [GOOD["messages"][0]["content"]], seed=1, vocab_size=300, hidden=32, max_length=64)
+    code, report = check_json(write(tmp_path / "data.jsonl", [GOOD, LONG]), "--model", model)
+    assert (code, report["failing"], report["max_length"]) == (1, ["truncated"], 64)
+
+
+def test_rows_are_set_aside_where_the_option_says_and_a_folder_that_cannot_be_written_is_told(model, tmp_path):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    data = write(folder / "data.jsonl", [GOOD])
+    data.write_text(data.read_text() + "{broken\n")
+    report = check_json(data, "--model", model, "--on-bad-row", "skip", "--rejects", tmp_path / "aside")[1]
+    assert (report["skipped"], report["rejects"]) == (1, str(tmp_path / "aside" / "data.jsonl.rejects.jsonl"))
+    assert list(folder.iterdir()) == [data]
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InfrastructureError, match=r"data.jsonl:2: .*cannot be set aside.*\n.*--rejects FOLDER"):
+        run(check_app, data, "--model", model, "--on-bad-row", "skip", "--rejects", tmp_path / "file")
 
 
 def test_preference_pairs_are_checked_on_both_sides(model, tmp_path):

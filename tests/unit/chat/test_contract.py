@@ -45,6 +45,14 @@ def test_hash_survives_saving_loading_moving_and_reformatting(folder, tmp_path):
     assert ChatContract.load(moved).hash == ChatContract.load(folder).hash == contract("smollm2").hash
 
 
+def test_whatever_a_template_raises_is_its_own_fault_and_one_message(folder):
+    broken = ChatContract.load(
+        folder, template="{% if messages[0].content == 'four' %}{{ 1 // 0 }}{% endif %}" + FAMILIES["smollm2"].template
+    )
+    with pytest.raises(ContractError, match=r"the chat template refuses this conversation \(user\): .*zero"):
+        broken.render([Message("user", "four")])
+
+
 def test_hash_survives_what_a_training_library_sets(folder):
     changed = AutoTokenizer.from_pretrained(folder)
     changed.pad_token = changed.eos_token

@@ -1,6 +1,7 @@
 """Masks over ten families: equal to transformers' own on marked templates, and true to what is generated, whatever the content."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -127,8 +128,17 @@ def test_tool_arguments_and_final_answer_are_supervised_and_tool_results_never(n
 
 @pytest.mark.parametrize("name", MASKABLE)
 def test_turns_of_weight_zero_are_not_supervised(name):
-    row = Demonstration(TURNS.messages, metadata={"untrained_turns": [1]})
+    question, answer, *rest = TURNS.messages
+    row = Demonstration((question, replace(answer, untrained=True), *rest), metadata={"untrained_turns": 5})
     assert supervised_texts(contract(name), row) == supervised_texts(contract(name), TURNS)[1:]
+
+
+@pytest.mark.parametrize("name", WITH_TOOLS)
+def test_where_the_data_sets_prompt_and_completion_apart_exactly_the_completion_is_supervised(name):
+    row, every = replace(TRAJECTORY, num_prompt_messages=1), supervised_texts(contract(name), TRAJECTORY)
+    assert supervised_texts(contract(name), row) == supervised_texts(contract(name), row, "completion") == every
+    later = replace(TRAJECTORY, num_prompt_messages=3)
+    assert supervised_texts(contract(name), later) == supervised_texts(contract(name), later, "completion") == every[1:]
 
 
 @pytest.mark.parametrize("name", [*MASKABLE, "llama3_gpt2"])
@@ -224,6 +234,19 @@ def test_a_batch_gives_what_single_rows_give_and_numbers_them():
         assert sequence.index == i
         assert sequence.input_ids.tolist() == alone.input_ids.tolist()
         assert sequence.completion_mask.tolist() == alone.completion_mask.tolist()
+
+
+@pytest.mark.parametrize("name", MASKABLE)
+@pytest.mark.parametrize("text", ["a \ufdd0b\ufdd1 c", "\ufdd1a", "a\ufdd0", "\n\ufdd0b\ufdd1"])
+def test_the_noncharacters_of_the_marks_are_text_where_nothing_is_marked(name, text):
+    row = Demonstration((Message("user", text), Message("assistant", text), Message("user", "more"), ANSWER))
+    ids = contract(name).supervise(row).input_ids.tolist()
+    begun = contract(name).encode(row.messages[:1], add_generation_prompt=True).tolist()
+    assert ids[: len(begun)] == begun
+    if not text.startswith("\n"):  # there the answer is encoded apart from the generation prompt
+        assert ids == contract(name).encode(row.messages).tolist()
+    reply = contract(name).encode_completion(row.messages[:1], [ANSWER]).input_ids.tolist()
+    assert reply[: len(begun)] == begun
 
 
 @pytest.mark.parametrize("name", [name for name in MASKABLE if not FAMILIES[name].swallows])

@@ -3,6 +3,7 @@
 import pytest
 
 from posttrain.cli.stage_command import stage_settings
+from posttrain.errors import ConfigError
 
 FILE = "data: a.jsonl\nlora: {rank: 4, targets: attention+mlp}\ntraining: {epochs: 2}\n"
 
@@ -22,5 +23,6 @@ def test_an_option_replaces_its_own_setting_of_the_file_and_no_other(tmp_path, o
     assert settings == {"data": "b.jsonl", "lora": lora, "training": {"epochs": 2}}
 
 
-def test_targets_without_a_rank_make_no_adapter():
-    assert stage_settings("", {"data": "b.jsonl"}, lora_targets="attention") == {"data": "b.jsonl"}
+def test_targets_without_an_adapter_are_refused():
+    with pytest.raises(ConfigError, match="there is none"):
+        stage_settings("", {"data": "b.jsonl"}, lora_targets="attention")

@@ -4,7 +4,7 @@ import os
 import pytest
 
 from posttrain.config.files import atomic_directory, write_json, write_text
-from posttrain.errors import InfrastructureError
+from posttrain.errors import ConfigError, InfrastructureError
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch):
@@ -20,6 +20,11 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_litter(tmp_path, monkeypa
     assert caught.value.exit_code == 3
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_a_folder_in_the_place_of_a_file_is_named(tmp_path):
+    with pytest.raises(ConfigError, match=rf"^{tmp_path} is a folder, a file is needed"):
+        write_text(tmp_path, "x")
 
 
 def test_nan_is_refused_in_json(tmp_path):

@@ -2,6 +2,7 @@ import csv
 import gzip
 import io
 import json
+import os
 from pathlib import Path
 
 import pyarrow as pa
@@ -89,6 +90,31 @@ def test_datasets_folders_and_splits(tmp_path):
         read_records(tmp_path / "two")
     with pytest.raises(DataError, match=r"no split 'tests'.*\n.*did you mean 'test'"):
         read_records(tmp_path / "two", split="tests")
+
+
+def test_folders_of_parquet_shards_as_the_hub_has_them(tmp_path):
+    rows = [{"prompt": f"p{n}", "completion": f"c{n}"} for n in range(7)]
+    data = tmp_path / "set" / "data"
+    data.mkdir(parents=True)
+    for number, part in enumerate((rows[:3], rows[3:])):
+        (data / f"train-{number:05}-of-00002.parquet").write_bytes(parquet(part))
+    (data / "test-00000-of-00001.parquet").write_bytes(parquet(rows[:2]))
+    with pytest.raises(DataError, match="has several splits: test, train"):
+        read_records(tmp_path / "set")
+    reader = read_records(tmp_path / "set", split="train")
+    found = [(reader.position, record.messages[0].content) for record in reader]
+    assert found == [(n + 1, f"p{n}") for n in range(7)]
+    (data / "train-00001-of-00002.parquet").unlink()
+    with pytest.raises(DataError, match="holds 1 of the 2 shards"):
+        read_records(tmp_path / "set", split="train")
+    (data / "train-00000-of-00002.parquet").unlink()
+    assert len(list(read_records(tmp_path / "set"))) == 2, "a single split need not be named"
+
+
+def test_a_pipe_is_refused_by_name(tmp_path):
+    os.mkfifo(tmp_path / "rows.jsonl")
+    with pytest.raises(DataError, match="is a pipe or a device"):
+        read_records(tmp_path / "rows.jsonl")
 
 
 def test_arrow_files_of_both_kinds(tmp_path):
@@ -190,3 +216,75 @@ def test_writing_is_atomic(tmp_path):
         write_jsonl(rows(), path)
     assert path.read_text() == "before"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def called(name, arguments):
+    return [
+        {"role": "user", "content": "go", "tool_calls": None},
+        {"role": "assistant", "content": None, "tool_calls": [{"type": "function", "function": {"name": name, "arguments": arguments}}]},
+    ]
+
+
+def signature(name, key, **schema):
+    parameters = {"type": "object", "properties": {key: {"type": "string", **schema}}, "required": [key]}
+    return {"type": "function", "function": {"name": name, "parameters": parameters}}
+
+
+@pytest.mark.parametrize("write", ["parquet", "arrow", "datasets"])
+def test_keys_that_a_struct_column_adds_to_calls_and_schemas_are_not_part_of_the_row(tmp_path, write):
+    rows = [
+        {"messages": called("f", {"x": 1, "deep": {"a": 1}, "list": [{"k": 1}, {"l": None}]}), "tools": [signature("f", "x", enum=["a"])]},
+        {"messages": called("g", {"y": 2, "deep": {"b": 2}}), "tools": [signature("g", "y")]},
+    ]
+    table, path = pa.Table.from_pylist(rows), tmp_path / "data"
+    if write == "parquet":
+        pq.write_table(table, path)
+    elif write == "arrow":
+        with pa.ipc.new_file(path, table.schema) as writer:
+            writer.write_table(table)
+    else:
+        pytest.importorskip("datasets").Dataset(table).save_to_disk(path)
+    first, second = read_records(path)
+    assert first.messages[1].tool_calls == (ToolCall("f", {"x": 1, "deep": {"a": 1}, "list": [{"k": 1}, {}]}),)
+    assert second.messages[1].tool_calls == (ToolCall("g", {"y": 2, "deep": {"b": 2}}),)
+    assert (first.tools, second.tools) == ((signature("f", "x", enum=["a"]),), (signature("g", "y"),))
+
+
+def test_nulls_in_json_text_are_meant(tmp_path):
+    arguments = '{"x": null}'
+    pq.write_table(pa.Table.from_pylist([{"messages": called("f", arguments)}]), tmp_path / "a.parquet")
+    (record,) = read_records(tmp_path / "a.parquet")
+    assert record.messages[1].tool_calls == (ToolCall("f", {"x": None}),)
+
+
+ROW, ROW_2 = ({"prompt": str(n), "completion": str(n)} for n in (1, 2))
+ONE, TWO = json.dumps(ROW), json.dumps(ROW_2)
+BOM = "\ufeff"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"[{ONE}]\n[{TWO}]",
+        f"[{ONE}]\n{TWO}",
+        f"{ONE} [{TWO}]",
+        f"{BOM}[{ONE}]{BOM}[{TWO}]",
+        f'{{"version": 1, "data": [{ONE}, {TWO}], "end": [1]}}',
+        f'{{"data": [{ONE}]}} {{"data": [{TWO}]}}',
+        json.dumps({"about": "word " * 100_000, "more": [1] * 1000, "data": [ROW, ROW_2], "items": "none"}),
+    ],
+)
+def test_everything_in_a_json_file_is_read(tmp_path, text):
+    (tmp_path / "a.json").write_text(text, encoding="utf-8")
+    assert pairs(tmp_path / "a.json") == [("1", "1"), ("2", "2")]
+
+
+def test_joined_files_with_byte_order_marks_are_read(tmp_path):
+    (tmp_path / "a.jsonl").write_text(f"{BOM}{ONE}\n{BOM}{TWO}\n", encoding="utf-8")
+    assert pairs(tmp_path / "a.jsonl") == [("1", "1"), ("2", "2")]
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_a_table_without_a_suffix_is_read_by_its_header(tmp_path, separator):
+    (tmp_path / "table").write_text(f"prompt{separator}completion\n1{separator}1\n2{separator}2\n")
+    assert pairs(tmp_path / "table") == [("1", "1"), ("2", "2")]

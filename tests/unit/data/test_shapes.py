@@ -5,7 +5,6 @@ import pytest
 from posttrain.data import read_for_prompts, read_records
 from posttrain.errors import ConfigError, DataError
 from posttrain.records import (
-    UNTRAINED_TURNS,
     Demonstration,
     FeedbackEvent,
     Message,
@@ -97,7 +96,7 @@ def test_openai_tool_calls_have_their_json_arguments_parsed_and_weights_kept(tmp
     assert record.messages[1] == Message(role="assistant", tool_calls=(ToolCall("add", {"a": 2, "b": {"c": [1]}}, "c1"),))
     assert record.messages[2].tool_call_id == "c1"
     assert record.tools == (tool,)
-    assert record.metadata[UNTRAINED_TURNS] == [1]
+    assert [message.untrained for message in record.messages] == [False, True, False, False]
 
 
 def test_sharegpt_tools_and_calls_as_json_text(tmp_path):

@@ -56,6 +56,22 @@ def test_a_second_call_only_reads(suite, recorded, tmp_path):
     assert second == first
 
 
+def test_answers_that_ended_in_an_error_are_asked_again(suite, recorded, tmp_path):
+    class Broken(recorded):
+        def generate(self, requests, *, on_done):
+            def fail(index, answer):
+                on_done(index, replace(answer, text="", finish_reason="error") if index % 2 else answer)
+
+            return super().generate(requests, on_done=fail)
+
+    first = evaluate(suite, Broken(ANSWERS), out_dir=tmp_path / "out")
+    assert sum(sample.finish_reason == "error" for sample in first.samples.values()) == 6
+    again = recorded(ANSWERS)
+    second = evaluate(suite, again, out_dir=tmp_path / "out")
+    assert len(again.asked) == 6
+    assert not any(sample.finish_reason == "error" for sample in second.samples.values())
+
+
 def test_cached_answers_are_not_generated_again_and_have_no_latency(suite, recorded, tmp_path):
     first = evaluate(suite, recorded(ANSWERS), out_dir=tmp_path / "a", cache_dir=tmp_path / "cache")
     again = recorded(ANSWERS)

@@ -1,9 +1,11 @@
+import random
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from posttrain.data import load_comparisons, read_records, write_jsonl
+from posttrain.data.comparisons import swap
 from posttrain.errors import ConfigError, DataError
 from posttrain.feedback import build_pairs, to_pairs
 from posttrain.records import Comparison, Judgement, Message, PreferencePair
@@ -61,6 +63,25 @@ def test_dawid_skene_follows_the_annotators_who_agree_with_the_rest():
     assert pair.chosen[0].content == "left 99"
     assert pair.probability > 0.95  # ann3's 'b' speaks for 'a'
     assert build_pairs([*agreed, contested], method="mean").left_out == {"tie": 1}
+
+
+def test_dawid_skene_does_not_care_which_answer_is_listed_first():
+    draw = random.Random(2)
+    listed = []
+    for number in range(200):  # the better answer is a in 17 of 20
+        better, worse = ("a", "b") if draw.random() < 0.85 else ("b", "a")
+        listed.append(judged([better if draw.random() < 0.8 else worse for _ in range(2)], number=number))
+    turned = [swap(one) if draw.random() < 0.5 else one for one in listed]
+    once, again = build_pairs(listed), build_pairs(turned)
+    assert once.left_out == again.left_out == {"tie": sum({j.choice for j in one.judgements} == {"a", "b"} for one in listed)}
+    assert [pair.chosen for pair in once.pairs] == [pair.chosen for pair in again.pairs]
+    assert [pair.probability for pair in once.pairs] == pytest.approx([pair.probability for pair in again.pairs], abs=1e-6)
+
+
+def test_two_who_always_contradict_each_other_decide_nothing():
+    assert build_pairs(
+        [judged(["a", "b"] if n % 3 else ["b", "a"], number=n) for n in range(60)] + [judged(["a", "a"], number=60)]
+    ).left_out == {"tie": 60}
 
 
 def test_single_labels_are_refused_by_dawid_skene_unless_gold_tasks_teach_it():

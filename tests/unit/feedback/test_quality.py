@@ -11,6 +11,7 @@ from posttrain.data import load_comparisons
 from posttrain.errors import DataError
 from posttrain.feedback import label_quality, label_table, of_rubric
 from posttrain.feedback.annotators import _agreement_test, annotators, holm
+from posttrain.feedback.tables import warnings
 from posttrain.records import Comparison, Judgement, Message
 
 DATA = Path(__file__).parents[2] / "fixtures" / "data"
@@ -72,6 +73,41 @@ def test_an_uncalibrated_annotator_is_singled_out_by_the_test_that_fits(way, tes
     found = {one.test: one for one in report.annotators[3].findings}
     assert test in found
     assert found[test].p < 0.05
+
+
+def shown_in_order(seed, *, bad=False, comparisons=300):
+    """Side a is always shown first and better in three of four, one choice in ten is wrong; a bad ``di`` often takes the first."""
+    rng = np.random.default_rng(seed)
+    made = []
+    for number in range(comparisons):
+        truth, other = ("a", "b") if rng.random() < 0.75 else ("b", "a")
+        choices = [truth if rng.random() < 0.9 else other for _ in ALL]
+        if bad and rng.random() < 0.5:
+            choices[3] = "a"
+        judgements = tuple(Judgement(name, choice, "r-1", first_shown="a") for name, choice in zip(ALL, choices, strict=True))
+        sides = ((Message("assistant", f"{side} {number}"),) for side in "xy")
+        gold = truth if number % 2 else None
+        made.append(Comparison((Message("user", f"q{number}"),), *sides, judgements, gold=gold, id=str(number)))
+    return made
+
+
+def test_who_is_right_is_not_singled_out_because_the_better_answer_is_always_shown_first():
+    assert sum(bool(label_quality(shown_in_order(seed)).uncalibrated) for seed in range(20)) <= 3
+    report = label_quality(shown_in_order(0))
+    assert report.effects.order_drawn is False
+    assert any("the order was not drawn" in one for one in warnings(report))
+    assert not any("labels depend on the place" in one for one in warnings(report))
+
+
+def test_who_takes_the_first_answer_is_singled_out_where_the_order_was_not_drawn():
+    report = label_quality(shown_in_order(1, bad=True))
+    assert report.uncalibrated == ("di",)
+    assert "gold tasks missed with the right answer second" in {one.test for one in report.annotators[3].findings}
+
+
+def test_the_order_counts_as_drawn_by_system_where_systems_are_named():
+    made = [replace(one, metadata={"model_a": "mn"[n % 2], "model_b": "nm"[n % 2]}) for n, one in enumerate(shown_in_order(2))]
+    assert label_quality(made).effects.order_drawn is True
 
 
 def test_confusion_and_gold_accuracy_are_those_of_the_annotator():

@@ -8,7 +8,7 @@ import pytest
 
 from posttrain.errors import ConfigError, DataError, InfrastructureError
 from posttrain.generation import EndpointGenerator, LocalGenerator, endpoint
-from posttrain.generation.wire import response_to_generation
+from posttrain.generation.wire import request_body, response_to_generation
 from posttrain.records import GenerationRequest, Message, SamplingSettings
 
 _spec = importlib.util.spec_from_file_location("generation_test_server", Path(__file__).with_name("server.py"))
@@ -140,6 +140,14 @@ def test_arguments_that_no_record_can_hold_are_answered_with_an_error(arguments,
 def test_nobody_listening_is_an_infrastructure_error():
     with pytest.raises(InfrastructureError, match="ConnectError"):
         EndpointGenerator("http://127.0.0.1:9/v1", "tiny", max_attempts=2).generate([ask("hi")])
+
+
+def test_reasoning_is_sent_and_tells_two_requests_apart():
+    bodies = [
+        request_body(GenerationRequest((Message("user", "q"), Message("assistant", "a", reasoning=thought))), "m")
+        for thought in (None, "one way", "another way")
+    ]
+    assert [body["messages"][1].get("reasoning_content") for body in bodies] == [None, "one way", "another way"]
 
 
 def test_the_key_and_extra_fields_are_sent(server):

@@ -7,13 +7,19 @@ import shutil
 import pytest
 import torch
 
-from posttrain.errors import ConfigError, ContractError, DataError
+from posttrain.errors import ConfigError, ContractError, DataError, ModelError
 from posttrain.generation import LocalGenerator
 from posttrain.records import GenerationRequest, Message, SamplingSettings
 
 
 def ask(text, id="", **sampling):
     return GenerationRequest((Message("user", text),), sampling=SamplingSettings(**{"max_new_tokens": 8, **sampling}), id=id)
+
+
+def test_a_prompt_with_a_token_the_model_has_no_row_for_is_refused_before_anything_runs(tiny_generator):
+    rows = tiny_generator.model.get_input_embeddings().weight.shape[0]
+    with pytest.raises(ModelError, match=rf"gives token id {rows}, the embedding has {rows} rows"):
+        tiny_generator.generate([GenerationRequest((), prompt_ids=(3, 4)), GenerationRequest((), prompt_ids=(3, rows))])
 
 
 def test_answers_come_in_the_order_asked_and_are_reported_as_they_finish(tiny_generator):

@@ -8,15 +8,42 @@ from posttrain.errors import ConfigError
 from posttrain.lineage import SafeLoggers, build_loggers, loggers
 
 
-def test_jsonl_logger_writes_a_line_at_once_and_a_resumed_run_appends(tmp_path):
-    for step in (1, 2):
-        logger = build_loggers(["jsonl"], tmp_path)
-        logger.log_params({"lr": 1e-4})
-        logger.log_metrics({"loss": 1.5, "odd": float("nan")}, step)
-        rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
-        assert rows[-2:] == [{"params": {"lr": 1e-4}}, {"step": step, "metrics": {"loss": 1.5, "odd": "nan"}}]
-        logger.close()
-    assert len(rows) == 4
+def log_steps(folder, steps, *, lr=1e-4, name="loss"):
+    logger = build_loggers(["jsonl"], folder)
+    logger.log_params({"lr": lr, "betas": (0.9, 0.99)})
+    for step in steps:
+        logger.log_metrics({name: step / 2, "odd": float("nan")}, step)
+    logger.close()
+    return (folder / "log.jsonl").read_text()
+
+
+def test_jsonl_logger_writes_a_line_at_once(tmp_path):
+    logger = build_loggers(["jsonl"], tmp_path)
+    logger.log_params({"lr": 1e-4})
+    logger.log_metrics({"loss": 1.5, "odd": float("nan")}, 1)
+    rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert rows == [{"params": {"lr": 1e-4}}, {"step": 1, "metrics": {"loss": 1.5, "odd": "nan"}}]
+    logger.close()
+
+
+def test_the_log_of_a_killed_and_resumed_run_is_that_of_one_that_was_never_killed(tmp_path):
+    whole = log_steps(tmp_path / "whole", range(1, 9))
+    log_steps(tmp_path / "killed", range(1, 7))
+    with open(tmp_path / "killed" / "log.jsonl", "a", encoding="utf-8") as log:
+        log.write('{"step": 7, "met')  # killed in the middle of a line
+    assert log_steps(tmp_path / "killed", range(5, 9)) == whole  # the checkpoint was of step 4
+    assert log_steps(tmp_path / "killed", []) == whole  # a finished run called again
+
+
+def test_a_run_that_starts_afresh_with_other_settings_has_its_own_curves_alone(tmp_path):
+    log_steps(tmp_path, range(1, 5))
+    rows = [json.loads(line) for line in log_steps(tmp_path, range(1, 3), lr=1e-3, name="new").splitlines()]
+    assert [row["params"]["lr"] for row in rows if "params" in row] == [1e-4, 1e-3]
+    assert [(row["step"], "new" in row["metrics"]) for row in rows if "step" in row] == [(1, True), (2, True)]
+
+
+def test_several_rows_of_one_step_stay(tmp_path):
+    assert len(log_steps(tmp_path, [1, 1, 2]).splitlines()) == 4
 
 
 def test_a_logger_that_breaks_is_reported_once_and_the_others_go_on():

@@ -1,21 +1,28 @@
+import json
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from posttrain.errors import ModelError
+from posttrain.config import parse, path_hash
+from posttrain.errors import ConfigError, ModelError
 from posttrain.models import (
     LoraSettings,
     ModelSettings,
     Policy,
+    ScalarModel,
     adapter_size,
+    build_forest,
     count_parameters,
     load_for_inference,
     merge,
     merge_adapter,
     unmerge,
 )
-from posttrain.models.lora import find_targets
+from posttrain.models.lora import add_adapter, find_targets
+from posttrain.records import TokenSequence
 
 
 def build(family, **changes):
@@ -53,9 +60,79 @@ def test_presets_follow_module_structure(family, attention, mlp):
     assert set(find_targets(model, "attention+mlp")) == attention | mlp
 
 
+def small(family):
+    """Two layers of a family that is run one sequence at a time."""
+    names = {
+        "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 2, "attn_pdrop": 0.0},
+        "opt": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "ffn_dim": 64, "word_embed_proj_dim": 32},
+        "gpt_neox": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64},
+        "qwen3_moe": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1, "num_experts": 4},
+    }
+    rest = {"vocab_size": 64, "max_position_embeddings": 64, "attention_dropout": 0.0, "pad_token_id": 0}
+    return AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **names[family], **rest)).float()
+
+
+@pytest.mark.parametrize(
+    ("family", "attention", "entries"),
+    [
+        # the attention's c_proj is named by its path, because the MLP has one too: 32 -> 96 and 32 -> 32
+        ("gpt2", ["attn.c_proj", "c_attn"], (32 + 96) + (32 + 32)),
+        ("opt", ["k_proj", "out_proj", "q_proj", "v_proj"], 4 * (32 + 32)),
+        ("gpt_neox", ["dense", "query_key_value"], (32 + 96) + (32 + 32)),
+        ("qwen3_moe", ["k_proj", "o_proj", "q_proj", "v_proj"], 2 * (32 + 32) + 2 * (32 + 16)),  # one head of keys
+    ],
+)
+def test_families_that_name_their_layers_otherwise_train_what_is_counted(family, attention, entries):
+    for targets in ("attention", "attention+mlp") if family != "qwen3_moe" else ("attention",):
+        settings = LoraSettings(rank=4, targets=targets)
+        count = count_parameters(small(family), settings).adapter
+        adapted = add_adapter(small(family), settings, seed=0)
+        assert count == sum(parameter.numel() for parameter in adapted.parameters() if parameter.requires_grad)
+        if targets == "attention":
+            assert find_targets(small(family), targets) == attention
+            assert count == 2 * 4 * entries
+
+
+def test_an_mlp_of_fused_experts_is_refused_by_name():
+    with pytest.raises(ModelError, match=r"the MLP of 'qwen3_moe' takes no adapter, .* mlp\.experts\.down_proj, mlp"):
+        find_targets(small("qwen3_moe"), "attention+mlp")
+
+
+def test_a_gpt2_with_an_adapter_trains_and_merges(tmp_path, contract, batch):
+    small("gpt2").save_pretrained(tmp_path / "gpt2")
+    config = json.loads((tmp_path / "gpt2" / "config.json").read_text())
+    (tmp_path / "gpt2" / "config.json").write_text(json.dumps(config | {"resid_pdrop": 0.0, "embd_pdrop": 0.0}))
+    settings = ModelSettings(path=str(tmp_path / "gpt2"), lora=LoraSettings(rank=4, targets="attention+mlp"), dtype="float32")
+    policy = Policy.load(settings, seed=0)
+    randomise(policy)
+    policy.save(tmp_path / "adapter", contract)
+    ids = torch.arange(3, 30)[None]
+    apart = load_for_inference(tmp_path / "gpt2", tmp_path / "adapter", dtype="float32")(input_ids=ids).logits
+    together = load_for_inference(tmp_path / "gpt2", tmp_path / "adapter", dtype="float32", merge=True)(input_ids=ids).logits
+    torch.testing.assert_close(together, apart, rtol=1e-3, atol=1e-3)
+    reward = ScalarModel.load(settings, seed=0)
+    randomise(reward)
+    reward.save(tmp_path / "reward", contract)
+    again = ScalarModel.load_frozen(tmp_path / "reward", dtype="float32")
+    forest = build_forest([TokenSequence(np.arange(3, 20, dtype=np.int32), np.ones(17, dtype=bool), 0)])
+    torch.testing.assert_close(again.rewards(forest), reward.rewards(forest), rtol=1e-3, atol=1e-3)
+
+
 def test_an_unknown_target_is_named_with_the_nearest():
     with pytest.raises(ModelError, match="did you mean 'q_proj'"):
         find_targets(build("llama"), ("q_prj",))
+
+
+@pytest.mark.parametrize("given", ["q_proj, v_proj", ["q_proj", "v_proj"], ("q_proj", "v_proj")])
+def test_modules_are_named_by_a_list_or_by_commas(given):
+    assert parse(LoraSettings, {"targets": given}, where="x").targets == ("q_proj", "v_proj")
+
+
+@pytest.mark.parametrize("given", [7, "", "q_proj,,v_proj", [], {"q_proj": 1}, [1]])
+def test_targets_that_are_no_names_get_one_message(given):
+    with pytest.raises(ConfigError, match=r"^x: 'targets': .*accepted: attention, attention\+mlp, or module names") as caught:
+        parse(LoraSettings, {"targets": given}, where="x")
+    assert len(caught.value.message.splitlines()) == 1
 
 
 def test_the_scale_is_alpha_over_rank():
@@ -96,6 +173,24 @@ def test_a_merged_folder_answers_as_base_plus_adapter(model_path, tmp_path, cont
     ids = torch.arange(3, 30)[None]
     both = [load_for_inference(*where, dtype="float32")(input_ids=ids).logits for where in ((out,), (model_path, tmp_path / "adapter"))]
     torch.testing.assert_close(both[0], both[1], rtol=1e-3, atol=1e-4)
+
+
+def test_merging_replaces_an_earlier_merge_and_nothing_else(model_path, tmp_path, contract):
+    Policy.load(ModelSettings(path=str(model_path), lora=LoraSettings(rank=4), dtype="float32"), seed=0).save(
+        tmp_path / "adapter", contract
+    )
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    (tmp_path / "file").write_text("x")
+    for place in (tmp_path / "mine", tmp_path / "file", tmp_path / "adapter"):
+        before = path_hash(place)
+        with pytest.raises(ConfigError, match="is there and was not made by this command"):
+            merge_adapter(model_path, tmp_path / "adapter", place)
+        assert path_hash(place) == before
+    (tmp_path / "empty").mkdir()
+    for _ in range(2):
+        merge_adapter(model_path, tmp_path / "adapter", tmp_path / "empty")
+    load_for_inference(tmp_path / "empty")
 
 
 def test_a_change_below_the_step_of_bfloat16_is_not_lost_by_merging(model_path, tmp_path, contract):

@@ -100,7 +100,7 @@ def test_a_saved_adapter_loads_with_peft_alone(model_path, batch, tmp_path, cont
     policy.refresh()
     policy.save(tmp_path / "adapter", contract)
     names = {file.name for file in (tmp_path / "adapter").iterdir()}
-    assert names == {"adapter_config.json", "adapter_model.safetensors", "contract.json"}
+    assert names == {"adapter_config.json", "adapter_model.safetensors", "base.json", "contract.json"}
     assert {tensor.dtype for tensor in load_file(tmp_path / "adapter" / "adapter_model.safetensors").values()} == {torch.float32}
     stock = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(model_path), tmp_path / "adapter")
     ids = torch.from_numpy(batch[2].input_ids).long()

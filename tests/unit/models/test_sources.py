@@ -22,6 +22,14 @@ def cache(tmp_path, monkeypatch):
     return tmp_path / "home" / "models"
 
 
+def test_a_folder_in_the_cache_that_was_not_added_is_never_replaced(model_path, cache):
+    (cache / "mine").mkdir(parents=True)
+    (cache / "mine" / "notes.txt").write_text("x")
+    with pytest.raises(ModelError, match="mine was not written by `posttrain models add`"):
+        add_model(model_path, name="mine")
+    assert (cache / "mine" / "notes.txt").read_text() == "x"
+
+
 def write_gguf(model_path, file):
     """The tiny Llama as GGUF, weights in Q8_0 where GGUF quantises them."""
     model = AutoModelForCausalLM.from_pretrained(model_path)

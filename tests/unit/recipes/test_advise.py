@@ -1,6 +1,7 @@
 """What the data calls for, and that the settings it names are ones a stage accepts."""
 
 import json
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -89,6 +90,17 @@ def test_judgements_become_soft_labels_unless_nobody_agrees(tmp_path):
     accepted(advice)
     scattered = [comparison(i, ("abb", "bab", "aba", "bba")[i % 4]) for i in range(80)]
     assert advise(write(tmp_path, scattered)).method == "label first"
+
+
+def test_a_published_set_of_judgements_is_read_as_it_is():
+    advice = advise(Path(__file__).parents[2] / "fixtures" / "data" / "fine_grained_qa.json")
+    assert (advice.facts["kind"], advice.facts["judged_twice"]) == ("Comparison", 0)
+
+
+def test_single_judgements_are_hard_labels(tmp_path):
+    advice = advise(write(tmp_path, [comparison(i, "ab"[i % 2]) for i in range(80)]))
+    assert (advice.method, advice.beside) == ("preference", {"labels": {"method": "mean"}})
+    assert "was judged once: labels are hard" in advice.reasons[0]
 
 
 def test_reviewers_are_only_said_to_disagree_when_the_interval_says_so(tmp_path):

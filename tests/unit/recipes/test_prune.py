@@ -42,21 +42,32 @@ def pretend_to_run(project):
         folder = project / f"runs/tiny/{number:02d}-{step.name}"
         write_json(folder / "started.json", {"key": step.key})
         write_json(folder / "done.json", {"key": step.key, "seconds": 1.0, "outputs": {}})
-    (cache,) = planned.caches
+    cache = reference_cache(planned)
     cache.mkdir(parents=True, exist_ok=True)
     (cache / "logprobs.f32").write_bytes(b"0123")
+    for answers in planned.caches - {cache}:
+        answers.mkdir(exist_ok=True)
+
+
+def reference_cache(planned):
+    (cache,) = (cache for cache in planned.caches if cache.parent.name == "reference")
+    return cache
 
 
 def folders(project):
     root = project / "runs/tiny"
-    return {str(path.relative_to(root)) for path in (*root.glob("[0-9]*"), *root.glob("cache/reference/*"))}
+    return {str(path.relative_to(root)) for path in (*root.glob("[0-9]*"), *root.glob("cache/reference/*"), *root.glob("cache/answers-*"))}
 
 
 def test_old_steps_and_caches_go_and_present_ones_stay(project):
-    before, (cache,) = folders(project), plan(project).caches
+    old_answers = project / "runs/tiny/cache/answers-of-older-code"
+    old_answers.mkdir()
+    before, caches = folders(project), plan(project).caches
     found = prune_run(load_recipe(project / "recipes/tiny.yaml"), project / "runs/tiny")
     left = folders(project)
-    assert left == {f"{number:02d}-{step.name}" for number, step in enumerate(plan(project).steps, 1)} | {f"cache/reference/{cache.name}"}
+    present = {step.folder for step in plan(project).steps} | caches
+    assert left == {str(path.relative_to(project / "runs/tiny")) for path in present}
+    assert not old_answers.exists()
     assert {str(one.folder.relative_to(project / "runs/tiny")) for one in found} == before - left
     assert any("before" in name for name in before - left)
     assert sum(one.num_bytes for one in found if one.folder.parent.name == "reference") == 4

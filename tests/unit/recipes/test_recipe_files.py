@@ -63,11 +63,11 @@ def test_another_schema_is_another_stage_and_another_place_is_not(project):
     assert keys(moved)["2-preference"] != before
 
 
-def test_every_step_but_the_start_model_depends_on_the_versions_that_decide_a_result(project, monkeypatch):
+def test_every_step_depends_on_the_versions_that_decide_a_result(project, monkeypatch):
     before = keys(project)
     monkeypatch.setattr("posttrain.recipes.origins.version", lambda name: "another")
     after = keys(project)
-    assert {name for name in before if before[name] == after[name]} == {"start-model"}
+    assert {name for name in before if before[name] == after[name]} == set()
     assert {"labels-preference", "data-preference", "gate"} <= before.keys()
 
 

@@ -78,7 +78,7 @@ def test_a_tenth_of_the_prompts_is_held_out_and_trained_on_by_nobody(swept):
 
 def test_held_out_pairs_that_are_trained_on_are_refused(project, source, tmp_path):
     test = write_rows(tmp_path / "test.jsonl", [PAIRS[3], {**PAIRS[0], "prompt": "Shelf 99?"}])
-    with pytest.raises(DataError, match="1 of its rows have prompts that are also in"):
+    with pytest.raises(DataError, match="1 of its rows are of dialogues that are also in"):
         run_sweep(source, SweepOptions(test=str(test)), tmp_path / "out", display=SilentDisplay())
 
 

@@ -4,7 +4,7 @@ import xml.etree.ElementTree as ET
 import numpy as np
 import pytest
 
-from posttrain.errors import ConfigError
+from posttrain.errors import ConfigError, DataError
 from posttrain.evaluation import EvaluationResult, ScorerKind, scorers
 from posttrain.metrics import wilson
 from posttrain.release import Check, freeze_gate, judge, load_gate, read_gate, write_junit
@@ -214,6 +214,10 @@ def test_results_with_a_sample_missing_are_refused(bench, yes_no):
     new = bench.run("new", yes_no(40, 0))
     file = new.folder / "results.jsonl"
     file.write_text("".join(file.read_text().splitlines(keepends=True)[:-1]))
+    with pytest.raises(DataError, match=r"results\.jsonl was changed after summary\.json was made of it"):
+        EvaluationResult.load(new.folder)
+    summary = json.loads((new.folder / "summary.json").read_text())
+    (new.folder / "summary.json").write_text(json.dumps({name: value for name, value in summary.items() if name != "results_hash"}))
     with pytest.raises(ConfigError, match="1 of 40 samples are missing"):
         judge(EvaluationResult.load(new.folder), new, bench.gate)
 
@@ -228,6 +232,7 @@ def test_results_with_a_sample_missing_are_refused(bench, yes_no):
         ("good: {requires: [exact]}\ncriteria: [{metric: exact, max: 1, statistic: p95}]", "amounts only"),
         ("good: {requires: []}", "good.requires"),
         ("good: {requires: [exact]}\nnon_inferiority: []", "the gate asks for nothing, so anything would ship"),
+        ("good: {requires: [exact]}\ncriteria: [{metric: good, min: -80}]", "min -80 of 'good', which lies between 0 and 1"),
         ("good: {requires: [exact]}\nnon_inferiority: [{metric: good, margn: 0.1}]", "did you mean 'margin'"),
     ],
 )
@@ -297,6 +302,61 @@ def test_what_only_results_tell_of_a_score_is_checked_before_the_verdict(bench, 
     new = bench.run("new", ["yes"] * 30)
     with pytest.raises(ConfigError, match=message):
         judge(new, new, bench.gate)
+
+
+def test_between_two_values_both_count(bench):
+    bench.write(40, gate=GATE.replace("requires: [exact]", "requires: [{score: length, min: 1, max: 20}, exact]"))
+    empty = bench.run("new", [""] * 40)
+    assert good_score(next(iter(empty.samples.values())), bench.gate.config).value == 0.0
+    bench.write(40, gate=GATE.replace("requires: [exact]", "requires: [{score: length, max: 20}]"))
+    assert good_score(next(iter(empty.samples.values())), bench.gate.config).value == 1.0
+
+
+def test_a_candidate_that_refuses_everything_is_not_as_precise_as_before(bench):
+    suite = "name: s\nversion: '1'\ncases: cases.jsonl\nscorers:\n  - exact: {}\n  - refusal: {answer_key: answer, refusal_key: no}\n"
+    gate = GATE + "non_inferiority: [{metric: refusal_precision}]\n"
+    bench.write(100, suite=suite, gate=gate)
+    rows = [json.loads(line) for line in (bench.root / "cases.jsonl").read_text().splitlines()]
+    for number, row in enumerate(rows):
+        row["expected"] = {"no": "x"} if number < 50 else {"answer": "x"}
+    (bench.root / "cases.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (bench.root / "suite.lock").unlink()
+    freeze_gate(bench.root / "gate.yaml")
+    refusal, answer = json.dumps({"no": "x"}), json.dumps({"answer": "x"})
+    old, new = bench.run("old", [refusal] * 50 + [answer] * 50), bench.run("new", [refusal] * 100)
+    (check,) = [one for one in judge(new, old, bench.gate).checks if one.kind == "non_inferiority"]
+    assert (check.outcome, check.value, check.num_samples) == ("block", pytest.approx(-0.5), 50)
+    (row,) = [one for one in judge(new, old, bench.gate).comparisons if one.metric == "refusal_precision"]
+    assert row.difference.value == pytest.approx(-0.5)
+    never = bench.run("never", [answer] * 100)
+    (check,) = [one for one in judge(never, old, bench.gate).checks if one.kind == "non_inferiority"]
+    assert (check.outcome, check.reason) == ("inconclusive", "no sample of the candidate applies")
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("run.json", "[]", "damaged results"),
+        ("run.json", '{"name": "new"}', "'generator_hash' is missing"),
+        ("cases.jsonl", "", "is of no case in cases.jsonl"),
+    ],
+)
+def test_results_that_do_not_fit_together_are_one_message(bench, yes_no, file, content, message):
+    bench.write(4)
+    new = bench.run("new", yes_no(4, 0))
+    (new.folder / file).write_text(content)
+    with pytest.raises(DataError, match=message):
+        EvaluationResult.load(new.folder)
+
+
+def test_a_better_line_appended_to_the_results_is_refused(bench, yes_no):
+    bench.write(4)
+    new = bench.run("new", yes_no(0, 4))
+    line = (new.folder / "results.jsonl").read_text().splitlines()[0].replace('"value": 0.0', '"value": 1.0')
+    with open(new.folder / "results.jsonl", "a") as stream:
+        stream.write(line + "\n")
+    with pytest.raises(DataError, match=r"results\.jsonl:5: sample c0#0 occurs twice"):
+        EvaluationResult.load(new.folder)
 
 
 def test_a_requirement_with_both_limits_needs_both(bench):

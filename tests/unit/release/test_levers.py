@@ -288,6 +288,13 @@ def test_what_is_no_run_or_damaged_is_refused(tmp_path):
         diagnose(tmp_path)
 
 
+def test_files_of_other_programs_are_no_evidence(tmp_path):
+    write(
+        tmp_path, {"verdict.json": {"a": 1}, "labels.json": ["x"], "result.json": [1], "evaluation.json": [], "history.json": {"loss": 1}}
+    )
+    assert diagnose(tmp_path).conclusion == "not enough evidence"
+
+
 def by_rule(found):
     return {finding.rule: finding for finding in found.findings}
 

@@ -44,6 +44,12 @@ def test_a_gate_has_to_ask_for_more_than_form(bench, requires, more, outcome):
     assert (check and check.outcome) == outcome
 
 
+def test_what_makes_a_sample_good_counts_only_where_something_is_asked_of_it(bench):
+    gate = "name: g\nsuite: suite.yaml\ngood: {requires: [exact]}\nnon_inferiority: []\ncriteria: [{metric: calls_valid, min: 0.5}]\n"
+    bench.write(4, suite=SUITE, gate=gate)
+    assert substance_check(*read_gate(bench.root / "gate.yaml")).outcome == "block"
+
+
 @pytest.mark.parametrize("more", [CRITERION % "calls_valid", "criteria: [{metric: latency_seconds, max: 9}]\n"])
 def test_what_good_requires_counts_only_where_good_is_judged(bench, more):
     bench.write(40, suite=SUITE, gate=GATE % ("exact", "non_inferiority: []\n" + more))

@@ -1,5 +1,7 @@
 """The two-metric reading: each case on data of known truth, its error rates in simulation, and its place in the gate."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -73,7 +75,7 @@ def test_a_gain_that_breaks_any_guardrail_is_gaming(guardrail):
 def test_too_few_samples_are_not_enough_evidence_however_large_the_gain():
     reading = read_changes(draw(np.random.default_rng(0), HEALTHY, num_groups=14), CONFIG)
     assert reading.verdict == "not enough evidence"
-    assert reading.figures[0].text == "reward: only 28 paired samples, 30 needed"
+    assert reading.figures[0].text == "reward: only 28 paired cases, 30 needed"
 
 
 def test_without_a_gain_real_improvement_is_seldom_claimed():
@@ -106,6 +108,22 @@ def test_a_healthy_change_is_seldom_accused():
     )
     found = rates({"pass_target": 0.4} | {f"pass{name}": 0.0 for name in "abcd"}, 400, config=strict)
     assert found["reward gaming"] <= 0.048
+
+
+@pytest.mark.parametrize(("gain", "reward", "held_out"), [(0.16, "unknown", "held"), (0.6, "gained", "held"), (0.6, "gained", "unknown")])
+def test_a_gain_that_is_certain_but_smaller_than_asked_for_is_none(gain, reward, held_out):
+    rng = np.random.default_rng(0)
+    changes = draw(rng, HEALTHY, num_groups=90)
+    noise = rng.normal(0, 0.4, 180)
+    exact = (noise - noise.mean()) + changes[0].before
+    small = 0.06 if held_out == "unknown" else 0.4
+    changes[0] = replace(changes[0], after=exact + gain)
+    changes[4] = replace(changes[4], before=np.zeros(180), after=exact - changes[0].before + small)
+    reading = read_changes(changes, CONFIG)
+    assert [figure.state for figure in (reading.figures[0], reading.figures[4])] == [reward, held_out]
+    assert reading.figures[0].low > 0
+    assert reading.figures[4].low > 0
+    assert (reading.verdict == "real improvement") == ((reward, held_out) == ("gained", "held"))
 
 
 def test_holm_takes_the_smallest_first_and_relaxes_as_claims_are_shown():

@@ -120,8 +120,9 @@ def test_constant_rewards_are_refused_with_figures(judge, tmp_path):
 
 
 def test_rewards_that_are_not_numbers_are_refused(judge, tmp_path):
-    broken = RewardModel.load(copy_of(judge, tmp_path, lambda weights: weights | {"score.weight": weights["score.weight"] * float("nan")}))
-    with pytest.raises(ModelError, match=r"the reward of conversation 0 is nan \(2 of 2 not finite\)"):
+    huge = copy_of(judge, tmp_path, lambda weights: weights | {"score.weight": weights["score.weight"].sign() * 3e38})
+    broken = RewardModel.load(huge)  # a product of finite weights that overflows
+    with pytest.raises(ModelError, match=r"the reward of conversation 0 is (nan|-?inf) \(2 of 2 not finite\)"):
         broken.score([(pair.prompt, pair.chosen) for pair in pairs_of(UNSEEN[:2])])
 
 
@@ -247,12 +248,26 @@ def test_answers_without_room_for_the_probes_are_a_warning_with_the_reason(judge
         run_probes(judge, pairs)
 
 
-def test_the_calibration_split_itself_is_no_test(judge):
-    pairs = pairs_of(UNSEEN[:30])
-    calibrated = RewardModel(judge._model, judge.contract, folder=judge.folder, calibration=fit_calibration(judge, pairs))
-    seen = "slice 'x' holds the 30 pairs the temperature was fitted on"
-    assert any(seen in warning for warning in evaluate_pairs(calibrated, {"x": pairs[::-1]}, probes=False).warnings)
-    assert not any("fitted on" in warning for warning in evaluate_pairs(calibrated, {"x": pairs[:29]}, probes=False).warnings)
+def test_pairs_that_were_trained_or_calibrated_on_are_counted_wherever_they_are_evaluated(judge):
+    known = pairs_of(polite_rows(240))  # the file it was trained from
+    found = evaluate_pairs(judge, {"known": known, "new": pairs_of(UNSEEN)}, probes=False).warnings
+    trained, calibrated = (len(judge.seen[use]) for use in ("training", "calibration"))
+    assert trained > 100
+    assert calibrated > 5
+    assert (
+        f"slice 'known': {trained} of 240 pairs are of dialogues the model was trained on: its figures say nothing about other pairs"
+        in found
+    )
+    assert any(f"{calibrated} of 240 pairs are of dialogues the temperature was fitted on" in one for one in found)
+    assert not any("slice 'new'" in one for one in found)
+
+
+def test_a_temperature_from_few_pairs_or_that_makes_things_worse_is_told(judge):
+    few = RewardModel(judge._model, judge.contract, folder=judge.folder, calibration=fit_calibration(judge, pairs_of(UNSEEN[:3])))
+    assert any("was fitted on 3 pairs: P(better) is a guess" in one for one in evaluate_pairs(few, {"x": pairs_of(UNSEEN)}).warnings)
+    worse = replace(judge.calibration, temperature=100 * judge.temperature)
+    wrong = RewardModel(judge._model, judge.contract, folder=judge.folder, calibration=worse)
+    assert any("makes calibration worse here" in one for one in evaluate_pairs(wrong, {"x": pairs_of(UNSEEN)}).warnings)
 
 
 def test_intervals_of_a_temperature_and_of_length_take_pairs_of_one_prompt_together(judge):

@@ -13,7 +13,7 @@ from posttrain.errors import ConfigError, DataError
 from posttrain.models import write_tiny_model
 from posttrain.records import TokenSequence
 from posttrain.stages import STAGES, PreferenceConfig, run_preference
-from posttrain.stages.pairs import PreferenceRules, load_labels, load_pairs, mismatched, split_pairs
+from posttrain.stages.pairs import PreferenceRules, check_apart, load_labels, load_pairs, mismatched, split_pairs
 from posttrain.stages.preference import load_preferences
 
 RULES = PreferenceRules(limit=400)
@@ -97,7 +97,7 @@ def test_a_prompt_that_encodes_to_no_prefix_is_refused_by_name(tmp_path, contrac
 
 def test_labels_are_refused_where_pairs_are_compared_and_pairs_where_labels_are_weighed(tmp_path, contract):
     labels, pairs = write_rows(tmp_path, LABELS, "labels.jsonl"), write_rows(tmp_path, PAIRS, "pairs.jsonl")
-    with pytest.raises(DataError, match="single labelled answers, and this objective compares pairs") as caught:
+    with pytest.raises(DataError, match="single labelled answers, and pairs are needed here") as caught:
         load_preferences(parse(PreferenceConfig, {"data": labels}, where="t"), contract, limit=400)
     assert "kto" in caught.value.hint
     with pytest.raises(DataError, match="holds pairs, and this objective learns from single labelled answers") as caught:
@@ -121,9 +121,47 @@ def test_sources_that_must_not_be_imitated_are_left_out_of_objectives_with_a_lik
 def test_split_pairs_follow_the_soft_label_and_leave_undecided_ones_out(tmp_path, contract):
     rows = [{**PAIRS[0], "probability": 0.9}, {**PAIRS[1], "probability": 0.5}, {**PAIRS[2], "probability": 0.2}]
     split = split_pairs(load_pairs(write_rows(tmp_path, rows), contract, RULES))
-    assert [bool(item.tensors["labels"]) for item in split.items] == [True, False, False, True]
+    assert [bool(item.tensors["labels"]) for item in split.items] == [True, False, True, False]
+    assert [record.chosen[0].content for record in split.records[::2]] == [PAIRS[0]["chosen"], PAIRS[2]["rejected"]]
     assert [int(item.tensors["positions"]) for item in split.items] == [0, 1, 2, 3]
-    assert split.counts["pairs_undecided"] == 1
+    assert (split.counts["pairs_undecided"], split.counts["pairs_hardened"]) == (1, 2)
+
+
+def test_a_pair_whose_rejected_side_is_likelier_is_turned_round(tmp_path, contract):
+    rows = [{**PAIRS[0], "probability": 0.1}, {**PAIRS[1], "probability": 0.9}]
+    turned = {**PAIRS[0], "chosen": PAIRS[0]["rejected"], "rejected": PAIRS[0]["chosen"], "probability": 0.9}
+    data = load_pairs(write_rows(tmp_path, rows), contract, RULES)
+    same = load_pairs(write_rows(tmp_path, [turned, rows[1]], "turned.jsonl"), contract, RULES)
+    assert (data.counts["pairs_turned"], same.counts["pairs_turned"]) == (1, 0)
+    for one, other in zip(data.sequences, same.sequences, strict=True):
+        assert np.array_equal(one.input_ids, other.input_ids)
+    assert float(data.items[0].tensors["probabilities"]) == pytest.approx(0.9)
+
+
+def test_rows_are_named_by_their_place_in_the_file_however_many_were_set_aside(tmp_path, contract):
+    path = write_rows(tmp_path, [{"prompt": "a", "chosen": "b", "rejected": None}, PAIRS[0], {**PAIRS[1], "chosen": "long " * 300}])
+    with pytest.raises(DataError, match=r"longer than 400 tokens: 3 \("):
+        load_pairs(path, contract, PreferenceRules(limit=400, on_bad_row="skip"))
+
+
+def test_labels_of_one_kind_are_refused(tmp_path, contract):
+    with pytest.raises(DataError, match="are labelled good: there is nothing to tell apart"):
+        load_labels(write_rows(tmp_path, [{**row, "label": True} for row in LABELS]), contract, RULES)
+
+
+def test_a_held_out_turn_of_a_dialogue_that_is_trained_on_is_refused(tmp_path, contract):
+    begun = PAIRS[0]["prompt"]
+    longer = {
+        **PAIRS[0],
+        "prompt": [{"role": "user", "content": begun}, {"role": "assistant", "content": "Red."}, {"role": "user", "content": "Sure?"}],
+        "chosen": [{"role": "assistant", "content": "Yes."}],
+        "rejected": [{"role": "assistant", "content": "No."}],
+    }
+    other = {**longer, "prompt": [{"role": "user", "content": "Else?"}]}
+    training = load_pairs(write_rows(tmp_path, [longer, other], "data.jsonl"), contract, RULES)
+    held_out = load_pairs(write_rows(tmp_path, [PAIRS[0]], "held.jsonl"), contract, RULES)
+    with pytest.raises(DataError, match=r"1 of 1 held-out rows are of dialogues that are also trained on: rows 1 \(row 1 of the data\)"):
+        check_apart(training, held_out, "held.jsonl")
 
 
 def test_labels_carry_their_label_and_position(tmp_path, contract):
@@ -167,6 +205,8 @@ def test_where_one_prompt_has_most_answers_the_rest_of_them_have_no_foreign_prom
         ({"objective": {"name": "dpo", "beta": 0}}, "greater than 0"),
         ({"objective": "sft"}, "neither pairs nor labelled answers"),
         ({"objective": {"beta": 0.1}}, "needs a name"),
+        ({"objective": {"name": ["dpo"]}}, "needs a name"),
+        ({"objective": {"name": 5}}, "needs a name"),
         ({"objective": "dpo", "unpair": True}, "'unpair' splits pairs"),
         ({"lora": {"dropout": 0.1}}, "share_prefixes: false"),
         ({"watch": {"evry_steps": 2}}, "did you mean 'every_steps'"),

@@ -36,6 +36,7 @@ def test_the_controls_come_in_the_order_written():
     ("raw", "clip", "message"),
     [
         ([0.5, 0.5, 0.5], None, "update 3 was stopped before its first step: all 3 answers got the same reward, 0.5; there is"),
+        ([2e-9, 5e-9, 1e-9], None, "all 3 answers got the same reward, 2e-09; there is"),
         ([5.0, 7.0, 9.0], 1.0, r"all 3 answers got the same reward, 1 after clipping and correction \(raw: 5 to 9\)"),
     ],
 )

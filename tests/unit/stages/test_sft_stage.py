@@ -17,6 +17,10 @@ from posttrain.models import load_for_inference, write_tiny_model
 from posttrain.stages import STAGES, Quiet, SftConfig, run_sft
 
 CARD = "source: made here\nlicence: Apache-2.0\nconsent: made data\nprovenance: by hand\n"
+PLAIN = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
 ROWS = [
     [("system", "Answer in one word."), ("user", f"Book {book}: red, blue, green. Colour {number}?"), ("assistant", colour)]
     for book in range(6)
@@ -156,6 +160,42 @@ def test_rows_that_train_nothing_stop_the_run_or_are_left_out_and_counted(tmp_pa
     assert (result.metrics["rows"], result.metrics["rows_nothing_supervised"]) == (18, 1)
 
 
+THOUGHT = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a", "reasoning_content": "because"}]}
+
+
+def test_rows_the_template_cannot_print_stop_the_run_or_are_left_out_or_train_on_the_rest(tmp_path, model):
+    config = configure(tmp_path, training={"max_steps": 1, "sequences_per_step": 6})
+    with open(config.data, "a") as file:
+        file.write(json.dumps(THOUGHT) + "\n")
+    with pytest.raises(DataError, match=r"1 of 19 rows hold what .* cannot print: .*rows.jsonl:19 \(reasoning of turn 1\)") as caught:
+        run_sft(config, model, tmp_path / "a")
+    assert "on_unprinted: train" in caught.value.hint
+    for rule, rows, said in (("drop", 18, "left out: 1 that the template"), ("train", 19, "1 of them not printed whole")):
+        heard = Heard()
+        result = run_sft(config.model_copy(update={"on_unprinted": rule}), model, tmp_path / rule, progress=heard)
+        assert (result.metrics["rows"], result.metrics["rows_unprinted"]) == (rows, 1)
+        assert said in heard.lines[0]
+
+
+def test_a_row_without_an_exact_mask_is_named_by_its_line_or_set_aside(tmp_path, model):
+    tool = {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": {}}}]}
+    broken = {"messages": [{"role": "user", "content": "q"}, tool]}
+    config = configure(tmp_path, training={"max_steps": 1, "sequences_per_step": 6})
+    template = shutil.copytree(model, tmp_path / "plain") / "chat_template.jinja"
+    template.write_text(PLAIN)
+    with open(config.data, "a") as file:
+        file.write("\n" + json.dumps(broken) + "\n" + json.dumps(THOUGHT) + "\n")
+    with pytest.raises(DataError, match=r"rows.jsonl:20: the chat template does not print tool calls.*\n.*on_bad_row: skip"):
+        run_sft(config, tmp_path / "plain", tmp_path / "a")
+    heard = Heard()
+    changed = config.model_copy(update={"on_bad_row": "skip", "on_unprinted": "drop"})
+    result = run_sft(changed, tmp_path / "plain", tmp_path / "b", progress=heard)
+    assert [result.metrics[name] for name in ("rows", "rows_not_encodable", "rows_unprinted")] == [18, 1, 1]
+    assert heard.lines[0].endswith(f"; set aside: 1, in {config.data}.rejects.jsonl")
+    (aside,) = map(json.loads, (tmp_path / "rows.jsonl.rejects.jsonl").read_text().splitlines())
+    assert (aside["position"], aside["row"]) == (20, broken)
+
+
 def test_data_without_a_card_or_consent_does_not_train(tmp_path, model):
     config = configure(tmp_path)
     card = tmp_path / "rows.jsonl.card.yaml"
@@ -180,3 +220,18 @@ def test_a_run_begun_under_another_contract_is_refused_with_the_first_difference
 def _with(config, folder, rows):
     write_data(folder, rows)
     return config
+
+
+def test_a_folder_that_no_run_has_written_is_never_replaced(tmp_path, model):
+    shutil.copytree(model, tmp_path / "model")
+    with pytest.raises(ConfigError, match=r"/model is there, but no run in .* has written it"):
+        run_sft(configure(tmp_path), tmp_path / "model", tmp_path)
+    assert (tmp_path / "model" / "tokenizer.json").is_file()
+
+
+@pytest.mark.parametrize("content", ['{"sche', "[]"])
+def test_a_contract_record_that_is_damaged_is_named(tmp_path, model, content):
+    broken = shutil.copytree(model, tmp_path / "broken")
+    (broken / "contract.json").write_text(content)
+    with pytest.raises(ContractError, match=r"broken/contract\.json: .*no contract record"):
+        run_sft(configure(tmp_path), broken, tmp_path / "out")

@@ -22,6 +22,7 @@ from posttrain.stages.watch import (
     WatchSettings,
     build_watched,
     find_warnings,
+    format_validator,
     made_between,
     sample_requests,
     stale_warning,
@@ -88,9 +89,21 @@ def test_the_share_of_valid_answers_is_watched_where_a_schema_is_given(tmp_path,
     policy = Policy.load(ModelSettings(path=str(model)), seed=1)
     schema = tmp_path / "schema.json"
     schema.write_text(json.dumps({"type": "object"}))
-    assert build_watch(model, pairs, policy, json_schema=str(schema))(policy)["valid_format"] == 0.0  # a random model writes no JSON
-    with pytest.raises(ConfigError, match=r"watch.json_schema: .*none.json cannot be read"):
-        build_watch(model, pairs, policy, json_schema=str(tmp_path / "none.json"))(policy)
+    watch = replace(build_watch(model, pairs, policy), validator=format_validator(str(schema)))
+    assert watch(policy)["valid_format"] == 0.0  # a random model writes no JSON
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(None, "none.json cannot be read"), ("[1, 2]", "a JSON schema is an object, not list"), ('{"type": "objct"}', "'objct' is not valid")],
+)
+def test_a_schema_that_is_none_stops_the_run_before_its_first_step(tmp_path, model, content, message):
+    schema = tmp_path / "none.json"
+    if content is not None:
+        schema.write_text(content)
+    with pytest.raises(ConfigError, match=rf"watch.json_schema: .*{message}"):
+        run_preference(configure(tmp_path, watch={"every_steps": 3, "json_schema": str(schema)}), model, tmp_path / "out")
+    assert not (tmp_path / "out" / "reference").exists()
 
 
 def entry(step, **numbers):
@@ -184,7 +197,7 @@ def test_held_out_pairs_are_watched_and_may_not_be_trained_on(tmp_path, model):
     assert [bool(step["evaluations"]) for step in result.history] == [False, False, True, False, False, True, True]
     assert result.metrics["watch/held_out_accuracy"] > 0.9
     config = configure(tmp_path)
-    with pytest.raises(DataError, match="40 of 40 held-out answers are to prompts that are also trained on"):
+    with pytest.raises(DataError, match="20 of 20 held-out rows are of dialogues that are also trained on"):
         run_preference(config.model_copy(update={"held_out": config.data}), model, tmp_path / "other")
 
 

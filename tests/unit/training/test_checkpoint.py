@@ -8,6 +8,7 @@ import pytest
 import torch
 from tiny_run import build_model, build_policy, build_sequences, digest, loss_fn, settings_for
 
+from posttrain.config import file_hash
 from posttrain.errors import ConfigError, ContractError, InfrastructureError
 from posttrain.models import LoraSettings, ModelSettings, Policy
 from posttrain.models.lora import add_adapter
@@ -47,6 +48,15 @@ def names(out):
 
 def test_the_newest_checkpoints_are_kept(finished):
     assert names(finished) == ["step-00000010", "step-00000011", "step-00000012"]
+
+
+def test_a_copy_of_a_checkpoint_beside_it_is_no_checkpoint(finished):
+    whole = digest(finished)
+    shutil.copytree(finished / "checkpoints" / "step-00000011", finished / "checkpoints" / "step-00000011 copy")
+    shutil.rmtree(finished / "checkpoints" / "step-00000012")
+    start(finished, keep_checkpoints=3)
+    assert digest(finished) == whole
+    assert "step-00000011 copy" in names(finished)
 
 
 @pytest.mark.parametrize("file", ["weights.safetensors", "optimizer.safetensors", "state.json", "hashes.json"])
@@ -109,6 +119,25 @@ def test_another_start_model_is_refused(finished):
         model.model.norm.weight.mul_(1.5)
     with pytest.raises(ConfigError, match="a run with other model: start_weights: was"):
         start(finished, policy=Policy(model, ModelSettings(path="unused"), compute_dtype=torch.float32))
+
+
+def test_a_start_model_that_differs_in_one_weight_is_another(finished):
+    model = build_model()
+    embedding = model.model.embed_tokens.weight.detach().reshape(-1)
+    embedding[len(embedding) // 2 + 1] += 1.0
+    with pytest.raises(ConfigError, match="a run with other model: start_weights: was all:"):
+        start(finished, policy=Policy(model, ModelSettings(path="unused"), compute_dtype=torch.float32))
+
+
+def test_a_checkpoint_that_knows_a_part_of_its_start_model_says_so(finished):
+    for folder in (finished / "checkpoints").iterdir():
+        state = json.loads((folder / "state.json").read_text())
+        state["identity"]["model"]["start_weights"] = "0" * 64
+        (folder / "state.json").write_text(json.dumps(state))
+        hashes = json.loads((folder / "hashes.json").read_text()) | {"state.json": file_hash(folder / "state.json")}
+        (folder / "hashes.json").write_text(json.dumps(hashes))
+    with pytest.raises(ConfigError, match="written by an earlier version, which compared a part of the start model's weights"):
+        start(finished)
 
 
 def test_other_means_of_computing_are_told(finished):
@@ -177,3 +206,11 @@ def test_a_checkpoint_of_an_adapter_with_another_scale_is_refused(tmp_path, chan
     start(tmp_path, policy=policy(), share_prefixes=False)
     with pytest.raises(ConfigError, match="adapters"):
         start(tmp_path, policy=policy(**change), share_prefixes=False)
+
+
+def test_a_checkpoint_of_the_same_weights_under_another_configuration_is_refused(tmp_path):
+    start(tmp_path)
+    policy = build_policy()
+    policy.model.config.rope_parameters = {**policy.model.config.rope_parameters, "rope_theta": 50.0}
+    with pytest.raises(ConfigError, match="architecture"):
+        start(tmp_path, policy=policy)

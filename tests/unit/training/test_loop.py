@@ -6,9 +6,9 @@ import sys
 import numpy as np
 import pytest
 import torch
-from tiny_run import RECORD, build_policy, build_sequences, loss_fn, settings_for
+from tiny_run import RECORD, VOCABULARY, build_policy, build_sequences, loss_fn, settings_for
 
-from posttrain.errors import InfrastructureError, TrainingError
+from posttrain.errors import InfrastructureError, ModelError, TrainingError
 from posttrain.objectives import LossOutput
 from posttrain.records import TokenSequence
 from posttrain.training import Evaluation, TrainingItem, train
@@ -165,3 +165,10 @@ def test_a_second_process_in_the_same_folder_is_refused(tmp_path):
 
 def snapshot(policy):
     return {name: parameter.detach().numpy().tobytes() for name, parameter in policy.trainable().items()}
+
+
+def test_a_token_the_model_has_no_row_for_stops_before_the_first_step(tmp_path):
+    last = TokenSequence(np.array([3, 4, VOCABULARY], dtype=np.int32), np.ones(3, dtype=bool), 24)
+    with pytest.raises(ModelError, match=f"gives token id {VOCABULARY}, the embedding has {VOCABULARY} rows"):
+        start(build_policy(), tmp_path, data=[*build_sequences(), last])
+    assert not list(tmp_path.iterdir())

@@ -45,6 +45,15 @@ def test_the_plan_is_a_pure_function_of_data_seed_and_settings():
     assert sorted(p for step in other.steps for p in step) == list(range(40))
 
 
+def test_items_that_all_begin_alike_and_fit_into_one_step_meet_in_other_batches_every_time():
+    items = [item(range(1, 41), [50 + number] * 4) for number in range(10)]
+    plan = build_plan(items, settings(max_steps=40, sequences_per_step=16))
+    # with a fixed order batches come back after five steps (5 * 16 = 8 * 10); of 210 ways to choose the six that come twice, most differ
+    assert len({tuple(sorted(step)) for step in plan.steps}) > 20
+    seen = [position for step in plan.steps for position in step]
+    assert [seen.count(position) for position in range(10)] == [64] * 10  # 640 places
+
+
 def test_epochs_are_shuffled_differently():
     plan = build_plan(random_items(16), settings(epochs=2, sequences_per_step=16, group_shared_prefixes=False))
     assert sorted(plan.steps[0]) == sorted(plan.steps[1])

@@ -77,7 +77,7 @@ def run_sweep(
         results: list[dict[str, Any]] = []
         report: dict[str, Any] = {}
         for number, point in enumerate(points, 1):
-            steps = Steps(root / "points" / point.name, _Numbered(display, number))
+            steps = Steps(root / "points" / point.name, _Numbered(display, number), discard=lineage.discard if lineage else None)
             inputs = {
                 "settings": {key: value for key, value in point.config.dump().items() if key not in ("data", "reference_cache")},
                 "files": files,
@@ -97,7 +97,8 @@ def _cache_name(source: SweepSource, files: Sequence[str], seed: int) -> str:
     """A name for everything the reference pass may depend on: other data or another model is another cache, beta and rate are not."""
     objective = source.settings.get("objective", "dpo")
     rest = {key: value for key, value in source.settings.items() if key not in ("objective", "training", "data")}
-    return content_hash([files, objective if isinstance(objective, str) else objective.get("name"), rest, seed])[:12]
+    name = objective if isinstance(objective, str) else objective.get("name")
+    return content_hash([files, name, rest, seed, deciding_versions()])[:12]
 
 
 def grid(source: SweepSource, options: SweepOptions, cache: Path) -> list[Point]:

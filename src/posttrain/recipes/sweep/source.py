@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.config import apply_overrides, content_hash, read_yaml
-from posttrain.data import card_path, read_records, record_to_row, write_jsonl
+from posttrain.data import card_path, read_records, write_jsonl
+from posttrain.data.preference_sets import dialogue_key
 from posttrain.errors import ConfigError, DataError, suggest
 from posttrain.recipes.display import SilentDisplay
 from posttrain.recipes.recipe import LoadedRecipe, StageEntry, load_recipe, stage_files, with_files
 from posttrain.recipes.run import run_recipe
 from posttrain.recipes.steps import StepResult
-from posttrain.records import PreferencePair, Record
+from posttrain.records import PreferencePair, UnpairedLabel
 
 KIND = "preference"
 HELD_OUT_SHARE = 0.1
@@ -95,7 +96,7 @@ def _from_recipe(loaded: LoadedRecipe, entry: StageEntry, out: Path, model: str)
 
 
 def hold_out(source: SweepSource, folder: Path, *, seed: int) -> tuple[SweepSource, Path]:
-    """Training rows and held-out pairs (a tenth), divided by prompt, written to ``folder`` with the data's card; the source on the former.
+    """Training rows and held-out pairs (a tenth), divided by dialogue, written to ``folder`` with the data's card; source on the former.
 
     Which prompts are held out depends on their text and ``seed`` alone. Raises DataError where one side would be empty.
     """
@@ -115,20 +116,23 @@ def hold_out(source: SweepSource, folder: Path, *, seed: int) -> tuple[SweepSour
 
 
 def check_disjoint(source: SweepSource, held_out: Path) -> None:
-    """DataError where a held-out prompt is also trained on: its figures would be those of memory."""
+    """DataError where a held-out dialogue is also trained on, at whatever turn: its figures would be those of memory."""
     trained = {prompt_key(record) for record in _read(source, source.data)}
     shared = sum(prompt_key(record) in trained for record in _read(source, held_out))
     if shared:
         raise DataError(
-            f"{held_out}: {shared} of its rows have prompts that are also in {source.data}",
+            f"{held_out}: {shared} of its rows are of dialogues that are also in {source.data}",
             hint="leave them out, or leave --test out: a tenth of the prompts is then held out",
         )
 
 
-def prompt_key(record: Record, seed: int = 0) -> str:
-    """A hash of the prompt a row answers; ``seed`` shuffles the order of the hashes."""
-    return content_hash([seed, record_to_row(record).get("prompt")])
+def prompt_key(record: PreferencePair | UnpairedLabel, seed: int = 0) -> str:
+    """A hash of the dialogue a row belongs to, by its first user turn; ``seed`` shuffles the order of the hashes."""
+    return content_hash([seed, dialogue_key(record)])
 
 
-def _read(source: SweepSource, path: Path) -> Iterator[Record]:
-    return read_records(path, on_bad_row=source.settings.get("on_bad_row", "stop"))
+def _read(source: SweepSource, path: Path) -> Iterator[PreferencePair | UnpairedLabel]:
+    for record in read_records(path, on_bad_row=source.settings.get("on_bad_row", "stop")):
+        if not isinstance(record, PreferencePair | UnpairedLabel):
+            raise DataError(f"{path}: holds neither pairs nor labelled answers", hint="a sweep is over a preference stage")
+        yield record

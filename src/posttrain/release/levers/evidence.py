@@ -14,18 +14,18 @@ import numpy as np
 from posttrain.errors import ConfigError, DataError
 from posttrain.metrics import Interval, mean_interval
 
-KNOWN = (
-    "contamination.json",
-    "data.json",
-    "duplicates.json",
-    "evaluation.json",
-    "history.json",
-    "labels.json",
-    "result.json",
-    "summary.json",
-    "verdict.json",
-)
-"""Files that are evidence, wherever they lie under the run's folder."""
+KNOWN: Mapping[str, tuple[str, ...]] = {
+    "contamination.json": ("num_cases", "hits"),
+    "data.json": (),
+    "duplicates.json": ("num_records", "exact", "near"),
+    "evaluation.json": (),
+    "history.json": (),
+    "labels.json": (),
+    "result.json": (),
+    "summary.json": (),
+    "verdict.json": ("checks", "verdict", "comparisons"),
+}
+"""Files that are evidence, wherever they lie under the run's folder, and what each must hold; one of that name without it is not ours."""
 _DEPTH = 5
 T = TypeVar("T")
 MIN_STEPS = 12  # of a curve whose quarters are compared
@@ -102,7 +102,9 @@ class Evidence:
         for path in sorted(root.rglob("*.json")):
             parts = path.relative_to(root).parts
             if path.name in KNOWN and len(parts) <= _DEPTH and not {"checkpoints", "cache"} & {*parts}:
-                found.setdefault(path.name, []).append(Source(str(path.relative_to(root)), _read(path)))
+                source = Source(str(path.relative_to(root)), _read(path))
+                if _is_ours(path.name, source.data):
+                    found.setdefault(path.name, []).append(source)
         return cls(root, found)
 
     def all(self, name: str) -> Sequence[Source]:
@@ -174,9 +176,9 @@ def _by_verdict(suite: str, sources: Sequence[Source], verdicts: Sequence[Mappin
     """The pair the verdicts on the suite name; None without one, where they name several, or where two evaluations bear one name."""
     named = {source.data.get("name"): source for source in sources}
     judged = {
-        (verdict["candidate"], verdict["baseline"])
+        (verdict["candidate"], verdict.get("baseline"))
         for verdict in verdicts
-        if verdict.get("suite", "").rpartition(" ")[0] == suite and verdict["candidate"] in named
+        if verdict.get("suite", "").rpartition(" ")[0] == suite and verdict.get("candidate") in named
     }
     if len(named) < len(sources) or len(judged) != 1:
         return None
@@ -198,6 +200,15 @@ def _trained(source: Source) -> float:
     """Seconds since 1970 at which training began; minus infinity for a model that was not trained."""
     began = source.data.get("trained_at")
     return datetime.fromisoformat(began).timestamp() if began else -math.inf
+
+
+def _is_ours(name: str, data: Any) -> bool:
+    """Whether a file of a known name has the shape our own have."""
+    if name == "history.json":
+        return isinstance(data, list) and all(isinstance(entry, Mapping) for entry in data)
+    if not isinstance(data, Mapping) or not data.keys() >= {*KNOWN[name]}:
+        return False
+    return name != "labels.json" or all(isinstance(entry, Mapping) for entry in data.values())
 
 
 def _read(path: Path) -> Any:

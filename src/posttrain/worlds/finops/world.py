@@ -185,8 +185,10 @@ def _finish(split: str, seed: int, number: int, size: int, name: str, scene: Sce
     )
     prepared = Prepared(task, plan, scene.caller, data, offered)
     signatures, turns = _perform(prepared, plan.turns, plan.answer)
-    seen = [messages, signatures, expected, turns]
-    state = state.model_copy(update={"hash": content_hash(to_jsonable_python(seen))[:16]})
+    seen = to_jsonable_python([messages, signatures, expected, turns])
+    for message in (*seen[0], *seen[3]):
+        del message["untrained"]  # of training, not of the task
+    state = state.model_copy(update={"hash": content_hash(seen)[:16]})
     return replace(prepared, task=replace(task, tools=signatures, demonstration=turns, world=state.dump()))
 
 
