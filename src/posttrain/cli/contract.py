@@ -6,6 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
+from posttrain.cli.output import output_file
+
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -22,7 +24,7 @@ Side = Annotated[Path, typer.Argument(help="A model folder or a frozen record.")
 @app.command(epilog="Example: posttrain contract freeze models/smollm2-135m -o contracts/finops.json")
 def freeze(
     model: Model,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Where to write the record.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where to write the record.", callback=output_file)],
     as_json: Json = False,
 ) -> None:
     """Write hashes, template, special tokens and golden conversations (text and token ids) to a file."""

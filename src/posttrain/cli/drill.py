@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from posttrain.cli.output import output_folder
+
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 
@@ -18,7 +20,9 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False)
 def drill(
     name: Annotated[str, typer.Argument(help="A drill, or all.")] = "all",
     list_them: Annotated[bool, typer.Option("--list", help="List the drills and what each breaks; run none.")] = False,
-    keep: Annotated[Path | None, typer.Option(help="Keep the runs in this folder; otherwise they are removed.")] = None,
+    keep: Annotated[
+        Path | None, typer.Option(help="Keep the runs in this folder; otherwise they are removed.", callback=output_folder)
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Put a fault into a healthy run and expect the right check to fail with the right diagnosis, and the healthy twin to pass."""

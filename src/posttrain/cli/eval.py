@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from posttrain.cli.output import output_folder
+
 if TYPE_CHECKING:
     from posttrain.evaluation import ScoringModels
     from posttrain.generation import Generator
@@ -24,11 +26,15 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False)
 def eval_command(
     suite: Annotated[Path, typer.Option("--suite", "-s", help="The suite file.")],
     model: Annotated[str, typer.Option("--model", "-m", help="Model folder or name of a cached model; with --endpoint the served name.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Results folder; the same command in it goes on where it was.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Results folder; the same command in it goes on where it was.", callback=output_folder)
+    ],
     adapter: Annotated[Path | None, typer.Option("--adapter", "-a", help="A LoRA adapter for the model.")] = None,
     endpoint: Annotated[str, typer.Option(help="Base URL of an OpenAI-compatible server to ask instead of a local model.")] = "",
     batch_size: Annotated[int, typer.Option(min=1, help="Rows decoded together, or requests in flight.")] = 16,
-    cache: Annotated[Path | None, typer.Option(help="Folder of answers to reuse; reused answers have no latency.")] = None,
+    cache: Annotated[
+        Path | None, typer.Option(help="Folder of answers to reuse; reused answers have no latency.", callback=output_folder)
+    ] = None,
     reference: Annotated[Path | None, typer.Option(help="The model that drift is measured from, for suites with a `drift` score.")] = None,
     reward: Annotated[list[str] | None, typer.Option(metavar="ROLE=FOLDER", help="Who plays a reward model the suite names.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object: the summary.")] = False,

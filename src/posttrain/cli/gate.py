@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from posttrain.cli.output import output_file
+
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 
@@ -17,8 +19,10 @@ def gate(
     candidate: Annotated[Path, typer.Option("--candidate", "-c", help="Results of the candidate, as `posttrain eval` wrote them.")],
     baseline: Annotated[Path, typer.Option("--baseline", "-b", help="Results of the version in service, on the same suite.")],
     gate_file: Annotated[Path, typer.Option("--gate", "-g", help="The gate file, frozen before training.")],
-    report: Annotated[Path | None, typer.Option(help="Write the report here: one HTML file that opens offline.")] = None,
-    junit: Annotated[Path | None, typer.Option(help="Write JUnit XML here, for continuous integration.")] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Write the report here: one HTML file that opens offline.", callback=output_file)
+    ] = None,
+    junit: Annotated[Path | None, typer.Option(help="Write JUnit XML here, for continuous integration.", callback=output_file)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object: the verdict with all checks.")] = False,
 ) -> None:
     """Judge a candidate against the version in service. No model is run."""

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from posttrain.cli.output import output_file
+
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 
@@ -17,7 +19,7 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False)
 def generate(
     model: Annotated[str, typer.Option("--model", "-m", help="Model folder, name of a cached model, or the endpoint's model name.")],
     prompts: Annotated[Path, typer.Option("--prompts", "-p", help="Prompts, in any format `posttrain check` reads.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Answers, JSONL; prompts answered in it are skipped.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Answers, JSONL; prompts answered in it are skipped.", callback=output_file)],
     adapter: Annotated[str, typer.Option("--adapter", "-a", help="PEFT adapter folder.")] = "",
     endpoint: Annotated[str, typer.Option(help="OpenAI-compatible server to ask, for example http://localhost:8000/v1.")] = "",
     api_key: Annotated[str, typer.Option(help="The endpoint's key.", envvar="OPENAI_API_KEY", show_envvar=True)] = "",

@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from posttrain.cli.output import output_folder
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Documents = Annotated[Path, typer.Argument(help="A .txt, .md or .jsonl file ({id, text, tenant, metadata} a line), or a folder of them.")]
 Tenant = Annotated[str | None, typer.Option(help="Owner of the documents that name none; without it they are for all.")]
@@ -20,7 +22,12 @@ def _progress(phase: str, done: int) -> None:
 
 def build(
     documents: Documents,
-    out: Annotated[Path, typer.Option(help="The index's folder; one that is an index already is replaced when the new one is complete.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            help="The index's folder; one that is an index already is replaced when the new one is complete.", callback=output_folder
+        ),
+    ],
     backend: Annotated[str, typer.Option(help="fts5, tantivy, dense or hybrid.")] = "fts5",
     max_chars: Annotated[int, typer.Option(help="Longest passage.")] = 800,
     tenant: Tenant = None,

@@ -6,12 +6,14 @@ from typing import Annotated
 
 import typer
 
+from posttrain.cli.output import output_folder
+
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 
 @app.command(epilog="Example: posttrain init assistant --name billing && cd assistant && posttrain run recipes/billing.yaml")
 def init(
-    folder: Annotated[Path, typer.Argument(help="Where to write; made when it is not there.")] = Path("."),
+    folder: Annotated[Path, typer.Argument(help="Where to write; made when it is not there.", callback=output_folder)] = Path("."),
     name: Annotated[str, typer.Option(help="Names the recipe, suite, policy and data.")] = "assistant",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
 ) -> None:

@@ -6,6 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
+from posttrain.cli.output import output_folder
+
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -57,7 +59,7 @@ def show(model: Annotated[str, typer.Argument(help="A cached name or a folder.")
 def merge(
     base: Annotated[str, typer.Argument(help="The base model: a cached name or a folder.")],
     adapter: Annotated[Path, typer.Argument(help="A PEFT adapter folder.")],
-    out: Annotated[Path, typer.Option(help="Where the merged model goes.")],
+    out: Annotated[Path, typer.Option(help="Where the merged model goes.", callback=output_folder)],
     as_json: Json = False,
 ) -> None:
     """Write base + (alpha / r) B A as a plain model folder."""

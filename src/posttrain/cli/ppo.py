@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from posttrain.cli.output import output_folder
 from posttrain.cli.stage_command import result_json, run_stage, stage_settings
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
@@ -17,7 +18,9 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False)
 )
 def ppo(
     model: Annotated[str, typer.Option("--model", "-m", help="Model folder, or the name of a cached model.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Output folder; the same command in it goes on where it was.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Output folder; the same command in it goes on where it was.", callback=output_folder)
+    ],
     data: Annotated[str, typer.Option("--data", "-d", help="Prompts: JSONL with prompt or messages, or a file of pairs.")] = "",
     reward_model: Annotated[str, typer.Option(help="Folder of the reward model to train against.")] = "",
     held_out: Annotated[str, typer.Option(help="Prompts that are not trained on, to measure the gain.")] = "",

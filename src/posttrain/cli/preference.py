@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from posttrain.cli.output import output_folder
 from posttrain.cli.stage_command import loss_text, result_json, run_stage, stage_settings
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
@@ -16,7 +17,9 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False)
 )
 def preference(
     model: Annotated[str, typer.Option("--model", "-m", help="Start model and reference: a folder, or the name of a cached model.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Output folder; the same command in it goes on where it was.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Output folder; the same command in it goes on where it was.", callback=output_folder)
+    ],
     data: Annotated[str, typer.Option("--data", "-d", help="Pairs, or single labelled answers for kto; any shape check reads.")] = "",
     objective: Annotated[str, typer.Option(help="dpo, robust_dpo, ipo, orpo, simpo or kto.")] = "",
     lora_rank: Annotated[int, typer.Option(help="Rank of a low-rank adapter; left out: every weight trains.", min=0)] = 0,

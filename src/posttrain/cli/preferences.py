@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from posttrain.cli.output import output_file
 from posttrain.cli.preferences_collect import collect
 from posttrain.cli.preferences_counterexamples import counterexamples
 from posttrain.cli.preferences_decide import adjudicate
@@ -29,7 +30,7 @@ app = typer.Typer(
 def report(
     file: Annotated[Path, typer.Argument(help="Judged comparisons.")],
     rubric: Annotated[str, typer.Option(help="Only judgements under this rubric version.")] = "",
-    html: Annotated[Path | None, typer.Option(help="Write one HTML page here; it opens offline.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write one HTML page here; it opens offline.", callback=output_file)] = None,
     seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from posttrain.cli.output import output_file
 from posttrain.cli.preferences_files import RubricFile, check_outputs, write_rows
 
 if TYPE_CHECKING:
@@ -22,7 +23,9 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 def collect(
     prompts: Annotated[Path, typer.Option("--prompts", "-p", help='JSONL, {"prompt": ...} or {"messages": [...]} a line.')],
     model: Model,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Comparisons to be judged; blind tasks go to OUT.tasks.jsonl.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Comparisons to be judged; blind tasks go to OUT.tasks.jsonl.", callback=output_file)
+    ],
     candidates: Annotated[int, typer.Option("--candidates", "-n", min=2, help="Answers sampled a prompt.")] = 4,
     strategy: Annotated[str, typer.Option(help="diverse, random; with --reward-model: difference, uncertain.")] = "diverse",
     pairs_per_prompt: Annotated[int, typer.Option(min=1)] = 1,

@@ -6,12 +6,15 @@ from typing import Annotated
 
 import typer
 
+from posttrain.cli.output import output_file
 from posttrain.cli.preferences_files import check_outputs, write_rows
 
 
 def counterexamples(
     file: Annotated[Path, typer.Argument(help="Demonstrations whose answers are right.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Preference pairs, JSONL; the card of FILE goes with them.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Preference pairs, JSONL; the card of FILE goes with them.", callback=output_file)
+    ],
     kind: Annotated[list[str] | None, typer.Option(help="nice_but_false, legal_but_wrong, safe_but_refused. May be repeated.")] = None,
     seed: Annotated[int, typer.Option(help="Of what is changed.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,

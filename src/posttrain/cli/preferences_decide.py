@@ -6,12 +6,15 @@ from typing import Annotated
 
 import typer
 
+from posttrain.cli.output import output_file
 from posttrain.cli.preferences_files import RubricFile, check_outputs, write_rows
 
 
 def adjudicate(
     file: Annotated[Path, typer.Argument(help="Judged comparisons.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Labelling tasks; with --decisions, FILE with the decisions in it.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Labelling tasks; with --decisions, FILE with the decisions in it.", callback=output_file)
+    ],
     decisions: Annotated[Path | None, typer.Option(help="The tasks as they came back, a judgement in each decided one.")] = None,
     final: Annotated[bool, typer.Option(help="A decision settles its comparison; --no-final adds it as one more vote.")] = True,
     limit: Annotated[int, typer.Option(help="At most so many tasks, most uncertain first; 0: all.", min=0)] = 0,

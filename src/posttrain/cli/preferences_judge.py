@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from posttrain.cli.output import output_file
 from posttrain.cli.preferences_collect import Adapter, AsJson, Batch, Endpoint, Model, open_generator
 from posttrain.cli.preferences_files import check_outputs
 
@@ -16,7 +17,10 @@ def judge(
     constitution: Annotated[Path, typer.Option("--constitution", "-c", help="The constitution file.")],
     human: Annotated[Path, typer.Option("--human", help="Comparisons that people judged, to hold the judge against.")],
     model: Model,
-    out: Annotated[Path, typer.Option("--out", "-o", help="The comparisons with the judge's labels; OUT.calibration.json beside it.")],
+    out: Annotated[
+        Path,
+        typer.Option("--out", "-o", help="The comparisons with the judge's labels; OUT.calibration.json beside it.", callback=output_file),
+    ],
     human_limit: Annotated[int, typer.Option(min=0, help="Hold it against the first so many of them; 0: all.")] = 0,
     other_rubric: Annotated[bool, typer.Option("--other-rubric", help="Accept people who judged under another rubric.")] = False,
     adapter: Adapter = "",

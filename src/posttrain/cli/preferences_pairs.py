@@ -6,12 +6,15 @@ from typing import Annotated
 
 import typer
 
+from posttrain.cli.output import output_file
 from posttrain.cli.preferences_files import check_outputs, write_rows
 
 
 def pairs(
     file: Annotated[Path, typer.Argument(help="Judged comparisons.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Preference pairs, JSONL; the card of FILE goes with them.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Preference pairs, JSONL; the card of FILE goes with them.", callback=output_file)
+    ],
     method: Annotated[str, typer.Option(help="dawid_skene, majority or mean.")] = "dawid_skene",
     min_confidence: Annotated[float, typer.Option(help="Leave out pairs less certain than this.", min=0.5, max=1.0)] = 0.5,
     ties: Annotated[str, typer.Option(help="drop, or half: keep them with probability .5.")] = "drop",

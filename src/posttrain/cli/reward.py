@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from posttrain.cli import reward_score, reward_use
+from posttrain.cli.output import output_folder
 from posttrain.cli.stage_command import result_json, run_stage, stage_settings
 
 app = typer.Typer(
@@ -32,7 +33,9 @@ for _command, _example in (
 )
 def train(
     model: Annotated[str, typer.Option("--model", "-m", help="Model folder or cached name: a causal model, or a reward model to go on.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Output folder; the same command in it goes on where it was.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Output folder; the same command in it goes on where it was.", callback=output_folder)
+    ],
     data: Annotated[str, typer.Option("--data", "-d", help="Preference pairs, in any shape `posttrain check` reads.")] = "",
     calibration: Annotated[str, typer.Option(help="Pairs for the temperature alone; left out: a tenth of the prompts.")] = "",
     test: Annotated[list[str] | None, typer.Option(help="NAME=FILE of test pairs, one a slice; left out: a tenth of the prompts.")] = None,

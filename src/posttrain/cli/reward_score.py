@@ -6,13 +6,14 @@ from typing import Annotated
 
 import typer
 
+from posttrain.cli.output import output_file
 from posttrain.cli.reward_use import BadRow, Json, Model
 
 
 def score(
     model: Model,
     data: Annotated[Path, typer.Option("--data", "-d", help="Pairs, judged comparisons, or prompts with answers.")],
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="JSONL file; left out: standard output.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="JSONL file; left out: standard output.", callback=output_file)] = None,
     on_bad_row: BadRow = "stop",
     as_json: Json = False,
 ) -> None:

@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from posttrain.cli.output import output_file
+
 Model = Annotated[str, typer.Argument(help="A reward model's folder.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Data = Annotated[list[str], typer.Option("--data", "-d", help="FILE or NAME=FILE of pairs, one a slice; published sets as they are.")]
@@ -17,7 +19,9 @@ BadRow = Annotated[Literal["stop", "skip"], typer.Option(help="stop at a broken 
 def eval_command(
     model: Model,
     data: Data,
-    html: Annotated[Path | None, typer.Option(help="Write the report here: one HTML file that opens offline.")] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="Write the report here: one HTML file that opens offline.", callback=output_file)
+    ] = None,
     also: Annotated[list[str] | None, typer.Option(help="Another calibrated reward model, to see how far they disagree.")] = None,
     drop_long: DropLong = False,
     on_bad_row: BadRow = "stop",

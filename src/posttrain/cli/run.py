@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from posttrain.cli.output import output_folder
+
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 
@@ -34,7 +36,7 @@ def run(
     from posttrain.recipes import TerminalDisplay, load_recipe, outcome_text, prune_run, run_recipe
 
     loaded = load_recipe(recipe, overrides or [])
-    folder = out or Path("runs") / loaded.recipe.name
+    folder = output_folder(out or Path("runs") / loaded.recipe.name)
     if prune:
         found = prune_run(loaded, folder, dry_run=dry_run)
         rows = [{"folder": str(one.folder), "bytes": one.num_bytes} for one in found]

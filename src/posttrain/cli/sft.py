@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from posttrain.cli.output import output_folder
 from posttrain.cli.stage_command import loss_text, result_json, run_stage, stage_settings
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
@@ -16,7 +17,9 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False)
 )
 def sft(
     model: Annotated[str, typer.Option("--model", "-m", help="Model folder, or the name of a cached model.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Output folder; the same command in it goes on where it was.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Output folder; the same command in it goes on where it was.", callback=output_folder)
+    ],
     data: Annotated[str, typer.Option("--data", "-d", help="Demonstrations: JSONL, JSON, CSV, Parquet or a datasets folder.")] = "",
     lora_rank: Annotated[int, typer.Option(help="Rank of a low-rank adapter; left out: every weight trains.", min=0)] = 0,
     lora_targets: Annotated[str, typer.Option(help="attention, attention+mlp, or module names joined by commas; needs an adapter.")] = "",

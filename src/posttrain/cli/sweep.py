@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from posttrain.cli.output import output_folder
+
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 
@@ -21,7 +23,7 @@ def sweep(
     test: Annotated[str, typer.Option(help="Held-out pairs; left out: a tenth of the prompts is held out of the data.")] = "",
     model: Annotated[str, typer.Option("--model", "-m", help="Start model; left out: the one the recipe's run made.")] = "",
     run_dir: Annotated[str, typer.Option("--run", help="The recipe's output folder; runs/<name> when left out.")] = "",
-    out: Annotated[str, typer.Option("--out", "-o", help="Output folder; runs/sweep-<stage> when left out.")] = "",
+    out: Annotated[str, typer.Option("--out", "-o", help="Output folder; runs/sweep-<stage> when left out.", callback=output_folder)] = "",
     samples: Annotated[int, typer.Option(help="Fresh answers a point, for drift.", min=2)] = 64,
     sample_tokens: Annotated[int, typer.Option(help="Longest fresh answer in tokens.", min=1)] = 64,
     keep_models: Annotated[bool, typer.Option(help="Keep every point's model and checkpoints.")] = False,

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from posttrain.cli import tools_audit
+from posttrain.cli.output import output_file
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -65,7 +66,7 @@ def call(
     arguments: Annotated[str, typer.Argument(help="Its arguments, a JSON object.")] = "{}",
     role: Annotated[str, typer.Option(help="On behalf of this role.")] = "",
     tenant: Annotated[str, typer.Option(help="On behalf of this tenant.")] = "",
-    audit: Annotated[Path | None, typer.Option(help="Append the call to this log.")] = None,
+    audit: Annotated[Path | None, typer.Option(help="Append the call to this log.", callback=output_file)] = None,
     episode: Annotated[str, typer.Option(help="With --audit: an action done before in this episode is not done again.")] = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check an action and say what it would do, without doing it.")] = False,
     as_json: Json = False,

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from posttrain.cli.output import output_file
+
 app = typer.Typer(
     rich_markup_mode=None,
     add_completion=False,
@@ -36,7 +38,7 @@ def show(name: Name, split: Split = "train", seed: Seed = 0, task: Number = 0, s
 @app.command(epilog="Example: posttrain world tasks finops --split test --seed 7 --count 120 --as cases --out suites/world.jsonl")
 def tasks(
     name: Name,
-    out: Annotated[Path, typer.Option("--out", "-o", help="JSON Lines; its card is written beside it.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="JSON Lines; its card is written beside it.", callback=output_file)],
     split: Split = "train",
     seed: Seed = 0,
     count: Annotated[int, typer.Option(help="How many tasks.", min=1)] = 600,

@@ -2,7 +2,7 @@
 
 from posttrain.lineage.diff import FieldChange, LineageDiff, NodeChange, render_diff
 from posttrain.lineage.environment import code_record, environment_record, source_hash
-from posttrain.lineage.loggers import JsonlLogger, RunLogger, SafeLoggers, build_loggers, loggers
+from posttrain.lineage.loggers import JsonlLogger, RunLogger, SafeLoggers, build_loggers, check_loggers, loggers
 from posttrain.lineage.nodes import FileRecord, Node, Problem
 from posttrain.lineage.rules import KINDS
 from posttrain.lineage.store import DEFAULT_STORE, LineageStore
@@ -24,6 +24,7 @@ __all__ = [
     "SafeLoggers",
     "Verification",
     "build_loggers",
+    "check_loggers",
     "code_record",
     "environment_record",
     "loggers",

@@ -3,14 +3,18 @@
 A tracker that breaks never stops a run: :class:`SafeLoggers` reports the first failure of each once and goes on without it.
 """
 
+import importlib.util
+import inspect
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from posttrain.config import Registry
 from posttrain.config.files import write_text
+from posttrain.errors import ConfigError
+from posttrain.lineage.mlflow_logger import HOW_TO_INSTALL, NOT_INSTALLED, MlflowLogger
 
 
 class RunLogger(Protocol):
@@ -29,12 +33,13 @@ class RunLogger(Protocol):
         """Flush and let go."""
 
 
-LoggerFactory = Callable[[Path, Mapping[str, Any]], RunLogger]
-"""Makes a logger from the run's folder and the logger's own options."""
+LoggerFactory = Callable[..., RunLogger]
+"""Makes a logger from the run's folder and the logger's own options, given as keywords."""
 
 loggers: Registry[LoggerFactory] = Registry("logger")
 
 
+@loggers.register("jsonl")
 class JsonlLogger:
     """One JSON object a line in ``<run folder>/log.jsonl``, flushed at once; a resumed run goes on in the same file.
 
@@ -100,16 +105,7 @@ def _read_rows(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-@loggers.register("jsonl")
-def _jsonl(run_dir: Path, options: Mapping[str, Any]) -> RunLogger:
-    return JsonlLogger(run_dir, **options)
-
-
-@loggers.register("mlflow")
-def _mlflow(run_dir: Path, options: Mapping[str, Any]) -> RunLogger:
-    from posttrain.lineage.mlflow_logger import MlflowLogger
-
-    return MlflowLogger(run_dir, **options)
+loggers.register("mlflow")(MlflowLogger)
 
 
 class SafeLoggers:
@@ -148,16 +144,39 @@ class SafeLoggers:
                 self._report(f"logger '{name}' failed and is switched off for this run; training goes on: {type(error).__name__}: {error}")
 
 
-def build_loggers(
-    names: Sequence[str | Mapping[str, Mapping[str, Any]]], run_dir: str | Path, *, report: Callable[[str], None] | None = None
-) -> SafeLoggers:
+LoggerNames = Sequence[str | Mapping[str, Mapping[str, Any]]]
+
+
+def check_loggers(names: LoggerNames) -> None:
+    """Raise ConfigError for a name or option that no logger has, and for a missing extra; opens nothing."""
+    for name, options in _named(names):
+        factory = loggers.get(name)
+        try:
+            inspect.signature(factory).bind(Path(), **options)
+        except TypeError as error:
+            taken = [option for option in inspect.signature(factory).parameters if option != "run_dir"]
+            raise ConfigError(f"logger '{name}': {error}", hint=f"its options: {', '.join(taken) or 'none'}") from None
+        if factory is MlflowLogger and importlib.util.find_spec("mlflow") is None:
+            raise ConfigError(NOT_INSTALLED, hint=HOW_TO_INSTALL)
+
+
+def build_loggers(names: LoggerNames, run_dir: str | Path, *, report: Callable[[str], None] | None = None) -> SafeLoggers:
     """Loggers from a configuration such as ``["jsonl", {"mlflow": {"tracking_uri": "sqlite:///mlflow.db"}}]``.
 
-    An unknown name or a missing extra raises at once (ConfigError): that is a mistake to mend before the run, not a failure in it.
-    ``report`` takes one line; by default it goes to stderr.
+    Raises as :func:`check_loggers` does: that is a mistake to mend before the run, not a failure in it. ``report`` takes one line; by
+    default it goes to stderr.
     """
-    entries: dict[str, RunLogger] = {}
-    for entry in names:
-        name, options = (entry, {}) if isinstance(entry, str) else next(iter(entry.items()))
-        entries[name] = loggers.get(name)(Path(run_dir), options or {})
+    check_loggers(names)
+    entries = {name: loggers.get(name)(Path(run_dir), **options) for name, options in _named(names)}
     return SafeLoggers(entries, report=report or (lambda line: print(line, file=sys.stderr)))
+
+
+def _named(names: LoggerNames) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    for entry in names:
+        if isinstance(entry, str):
+            yield entry, {}
+        elif len(entry) == 1:
+            name, options = next(iter(entry.items()))
+            yield name, options or {}
+        else:
+            raise ConfigError(f"loggers: {dict(entry)} is not one logger", hint="write a name, or {name: {option: value}}")

@@ -1,4 +1,4 @@
-"""The MLflow logger (extra ``mlflow``). Imported only when a run asks for it."""
+"""The MLflow logger (extra ``mlflow``, imported only when a run asks for it)."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import Any
 from posttrain.config.files import write_text
 from posttrain.errors import ConfigError
 
+NOT_INSTALLED, HOW_TO_INSTALL = "logger 'mlflow': MLflow is not installed", "pip install 'posttrain[mlflow]'"
 MAX_PARAM_CHARACTERS = 6000  # what MLflow stores of one parameter
 
 
@@ -18,7 +19,7 @@ class MlflowLogger:
         try:
             from mlflow.tracking import MlflowClient
         except ImportError:
-            raise ConfigError("logger 'mlflow': MLflow is not installed", hint="pip install 'posttrain[mlflow]'") from None
+            raise ConfigError(NOT_INSTALLED, hint=HOW_TO_INSTALL) from None
         run_dir.mkdir(parents=True, exist_ok=True)
         self._client = MlflowClient(tracking_uri=tracking_uri or f"sqlite:///{(run_dir.parent / 'mlflow.db').resolve()}")
         note = run_dir / "mlflow_run_id"

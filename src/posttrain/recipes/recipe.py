@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from posttrain.config import Config, apply_overrides, model_cache, parse, read_yaml
 from posttrain.errors import ConfigError, suggest
+from posttrain.lineage import check_loggers
 from posttrain.stages import STAGES
 
 NAME_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,63}$"
@@ -195,12 +196,19 @@ def with_files(settings: Mapping[str, Any], files: Mapping[str, Any]) -> dict[st
 
 
 def _check_files(loaded: LoadedRecipe, number: int) -> None:
-    """Every file a stage names is there, and every reward model it names is trained before it, a folder, or in the model cache."""
+    """Every file a stage names is there, and every reward model it names is trained before it, a folder, or in the model cache.
+
+    Its data may be trained on, as far as their card says.
+    """
+    from posttrain.data import check_consent, load_card
+
     entry, where = loaded.recipe.stages[number], f"{loaded.path}: stages.{number}.{loaded.recipe.stages[number].kind}"
-    for key, value in stage_files(loaded, entry).items():
+    data = loaded.at(entry.settings["data"])
+    for key, value in {"data": str(data), **stage_files(loaded, entry)}.items():
         for path in value.values() if isinstance(value, dict) else [value]:
             if not Path(path).exists():
                 raise ConfigError(f"{where}.{key}: {path}: no such file", hint="paths start from `root`, seen from the recipe's folder")
+    check_consent(load_card(data))
     earlier = [other.name for other in loaded.recipe.stages[:number] if STAGES.get(other.kind).makes == "reward_model"]
     for key in STAGES.get(entry.kind).models:
         value = entry.settings.get(key)
@@ -209,7 +217,10 @@ def _check_files(loaded: LoadedRecipe, number: int) -> None:
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
-    """Read, override and validate a recipe with everything it names; raises ConfigError before anything runs."""
+    """Read, override and validate a recipe with everything it names, before anything runs.
+
+    Raises ConfigError, and CheckFailed for data without a card, licence or consent.
+    """
     file = Path(path).resolve()
     data = apply_overrides(read_yaml(path), overrides)
     if "suites" not in data or not data["suites"]:
@@ -228,6 +239,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> LoadedRecipe
         names.append(entry.name)
     if all(STAGES.get(entry.kind).makes != "policy" for entry in recipe.stages):
         raise ConfigError(f"{path}: no stage trains the policy", hint="add one: sft, preference, ppo")
+    check_loggers(recipe.loggers)
     for number in range(len(recipe.stages)):
         _check_files(loaded, number)
     for field, value in (("policy", recipe.policy), ("gate", recipe.gate), *(("suites", suite) for suite in recipe.suites)):

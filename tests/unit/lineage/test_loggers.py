@@ -5,7 +5,7 @@ import warnings
 import pytest
 
 from posttrain.errors import ConfigError
-from posttrain.lineage import SafeLoggers, build_loggers, loggers
+from posttrain.lineage import SafeLoggers, build_loggers, check_loggers, loggers
 
 
 def log_steps(folder, steps, *, lr=1e-4, name="loss"):
@@ -81,6 +81,22 @@ def test_an_unknown_logger_is_refused_before_the_run(tmp_path):
     assert loggers.names() == ["jsonl", "mlflow"]
     with pytest.raises(ConfigError, match="unknown logger 'mlfow'"):
         build_loggers(["mlfow"], tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ({"jsonl": {"folder": "x"}}, "logger 'jsonl': got an unexpected keyword argument 'folder'"),
+        ({"mlflow": {"uri": "x"}}, "logger 'mlflow': got an unexpected keyword argument 'uri'"),
+        ({"jsonl": {}, "mlflow": {}}, "is not one logger"),
+    ],
+)
+def test_options_that_no_logger_has_are_refused_before_the_run(tmp_path, entry, said):
+    with pytest.raises(ConfigError, match=said):
+        check_loggers([entry])
+    with pytest.raises(ConfigError, match=said):
+        build_loggers([entry], tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -7,7 +7,7 @@ import pytest
 from sweep_data import PAIRS, write_rows
 
 from posttrain.config import path_hash
-from posttrain.errors import ConfigError
+from posttrain.errors import CheckFailed, ConfigError
 from posttrain.recipes import SilentDisplay, Steps, load_recipe, run_recipe, write_starter
 from posttrain.recipes.recipe import stage_files, with_files
 from posttrain.recipes.start_model import check_start_model, start_model_inputs
@@ -51,6 +51,29 @@ def test_the_watched_schema_lies_under_the_recipes_root(project, tmp_path, monke
 def test_a_schema_that_is_not_there_stops_before_anything_runs(project):
     (project / "schemas/answer.json").unlink()
     with pytest.raises(ConfigError, match=r"watch\.json_schema: .*project/schemas/answer\.json: no such file"):
+        load_recipe(project / "recipes/tiny.yaml")
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("loggers=[nope]", "unknown logger 'nope'"),
+        ("loggers=[{jsonl: {folder: x}}]", "unexpected keyword argument 'folder'"),
+        ("stages.0.sft.data=recipes/data/no.jsonl", r"stages\.0\.sft\.data: .*no\.jsonl: no such file"),
+    ],
+)
+def test_what_would_stop_a_run_later_stops_it_as_it_is_read(project, override, said):
+    with pytest.raises(ConfigError, match=said):
+        load_recipe(project / "recipes/tiny.yaml", [override])
+
+
+def test_data_whose_card_gives_no_consent_stops_before_anything_runs(project):
+    card = project / "recipes/data/tiny.jsonl.card.yaml"
+    card.write_text(card.read_text().replace("consent: ", "consent: users opted out, "))
+    with pytest.raises(CheckFailed, match="there is no consent"):
+        load_recipe(project / "recipes/tiny.yaml")
+    card.unlink()
+    with pytest.raises(CheckFailed, match="has no data card"):
         load_recipe(project / "recipes/tiny.yaml")
 
 
